@@ -1,0 +1,82 @@
+# Everything happens in .venv; nothing outside this folder is changed.
+#   make demo    install with JAX and watch a small network train
+#   make test    install everything the tests need, then run the whole suite
+#   make check   lint, format and types
+#   make bench   the measurements behind the README's figures
+
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := $(VENV)/oldest
+# The first interpreter that is new enough; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint requirements/constraints.txt
+PYTEST := $(BIN)/python -m pytest
+# More options for every pytest call: make test ARGS="-x -k ring"
+ARGS ?=
+
+# Each runs once per backend, in a process of its own: Keras fixes its backend at import.
+BACKENDS := jax tensorflow torch
+OLDEST_KERAS := 3.8.0
+# Of the same month: later releases of JAX removed what that Keras calls.
+OLDEST_JAX := 0.5.0
+PER_BACKEND := tests/engine tests/scope
+
+REQUIREMENTS := pyproject.toml requirements/constraints.txt
+
+.PHONY: demo test test-common test-oldest $(BACKENDS:%=test-%) check format bench clean
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/fitscope demo
+
+test: test-common $(BACKENDS:%=test-%) test-oldest
+
+test-common: $(VENV)/.stamp-test
+	KERAS_BACKEND=jax $(PYTEST) tests $(PER_BACKEND:%=--ignore=%) $(ARGS)
+
+$(BACKENDS:%=test-%): test-%: $(VENV)/.stamp-test
+	KERAS_BACKEND=$* $(PYTEST) $(PER_BACKEND) $(ARGS)
+
+test-oldest: $(OLDEST)/.stamp
+	failed=; for backend in $(BACKENDS); do \
+		KERAS_BACKEND=$$backend PYTHONPATH="$(CURDIR)/$(OLDEST)/keras:$(CURDIR)/$(OLDEST)/$$backend" \
+			$(PYTEST) $(PER_BACKEND) -m oldest_keras $(ARGS) || failed="$$failed $$backend"; \
+	done; test -z "$$failed" || { echo "failed on the oldest Keras with:$$failed" >&2; exit 1; }
+
+check: $(VENV)/.stamp-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.stamp-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.stamp-test
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-demo: $(REQUIREMENTS) | $(VENV)/bin/python
+	$(INSTALL) --editable ".[jax,demo]"
+	@touch $@
+
+# torch first and by its exact version: a CPU build offered for that version is then taken, where
+# a plain requirement would look for the newest release and its gigabytes of CUDA libraries.
+$(VENV)/.stamp-test: $(REQUIREMENTS) | $(VENV)/bin/python
+	$(INSTALL) "$$(grep '^torch==' requirements/constraints.txt)"
+	$(INSTALL) --editable ".[all,test]"
+	@touch $@ $(VENV)/.stamp-demo
+
+# Beside the environment, not in it: PYTHONPATH puts them before the current releases.
+$(OLDEST)/.stamp: $(VENV)/.stamp-test
+	rm -rf $(OLDEST)
+	$(PIP) install --quiet --no-deps --target $(OLDEST)/keras keras==$(OLDEST_KERAS)
+	$(PIP) install --quiet --no-deps --target $(OLDEST)/jax jax==$(OLDEST_JAX) jaxlib==$(OLDEST_JAX)
+	@touch $@

@@ -1,0 +1,63 @@
+"""Watch every layer inside Keras ``fit()``, in the compiled step that updates the weights.
+
+Example:
+    ```python
+    import fitscope as fs
+
+    scope = fs.Scope(fs.watch("**"), run="runs/first")
+    model.fit(x, y, callbacks=[scope])
+    fs.open_run("runs/first").stats("conv*", "rms")
+    ```
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fitscope._version import __version__ as __version__
+from fitscope.errors import FitscopeError as FitscopeError
+from fitscope.errors import RunError as RunError
+from fitscope.errors import RunExistsError as RunExistsError
+from fitscope.errors import RunFormatError as RunFormatError
+from fitscope.errors import SelectionError as SelectionError
+from fitscope.errors import StatisticError as StatisticError
+from fitscope.errors import UnsupportedError as UnsupportedError
+
+# At once, and not at first use as the others: importing the package of the same name later would
+# put the package in the function's place. It needs the standard library alone.
+from fitscope.select.selector import select as select
+
+if TYPE_CHECKING:
+    from fitscope.run.reader import Run as Run
+    from fitscope.run.reader import open_run as open_run
+    from fitscope.scope.instructions import Watch as Watch
+    from fitscope.scope.instructions import watch as watch
+    from fitscope.scope.preview import preview as preview
+    from fitscope.scope.scope import Scope as Scope
+    from fitscope.statistics.statistic import Statistic as Statistic
+
+# Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
+# Keras' backend before the user's own code chose one.
+_HOMES = {
+    "Run": "fitscope.run.reader",
+    "Scope": "fitscope.scope.scope",
+    "Statistic": "fitscope.statistics.statistic",
+    "Watch": "fitscope.scope.instructions",
+    "open_run": "fitscope.run.reader",
+    "preview": "fitscope.scope.preview",
+    "watch": "fitscope.scope.instructions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fitscope' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,107 @@
+"""The `fitscope` command: reads the arguments, runs a command, turns errors into sentences."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from fitscope._version import __version__
+from fitscope.cli import demo, show, sites
+from fitscope.cli.exit_codes import INTERRUPTED, OK, PROBLEM, USAGE
+from fitscope.errors import FitscopeError
+
+DEBUG_VARIABLE = "FITSCOPE_DEBUG"
+
+_DESCRIPTION = "See what every layer of a Keras model puts out while it trains."
+_EPILOG = """\
+examples:
+  fitscope demo                   watch a small network train, then see what was found
+  fitscope show runs/first        the summary table of a run
+  fitscope sites model.keras      where a saved model can be watched
+
+exit codes: 0 all went well, 1 a problem (one sentence on the error stream), 2 wrong usage.
+FITSCOPE_DEBUG=1 adds the traceback to an error."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; imports nothing heavier than argparse."""
+    parser = argparse.ArgumentParser(
+        prog="fitscope",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fitscope {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in (demo, show, sites):
+        command.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: The arguments after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, 1 for a problem, 2 for wrong usage.
+
+    Example:
+        >>> main([])
+        2
+    """
+    _print_what_it_can()
+    parser = build_parser()
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as leaving:  # argparse has printed the help or what is wrong
+        return leaving.code if isinstance(leaving.code, int) else USAGE
+    if not hasattr(parsed, "command"):
+        parser.print_help(sys.stderr)
+        return USAGE
+    try:
+        status = parsed.command(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return OK
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except (FitscopeError, OSError, ImportError) as error:
+        return _explain(error)
+    except Exception as error:  # anything else is a fault of fitscope; say so in one sentence
+        return _explain(error, unexpected=True)
+    return status
+
+
+def _explain(error: Exception, *, unexpected: bool = False) -> int:
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        traceback.print_exception(error)
+    message = " ".join(str(error).split()) or type(error).__name__
+    if unexpected:
+        message = (
+            f"unexpected {type(error).__name__}: {message} (set {DEBUG_VARIABLE}=1 for the "
+            "traceback)"
+        )
+    print(f"fitscope: {message}", file=sys.stderr)
+    return PROBLEM
+
+
+def _print_what_it_can() -> None:
+    """A layer's name that the output cannot encode must not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """The reader has left (`| head`): keep the flush at exit from complaining about it."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

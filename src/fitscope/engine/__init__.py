@@ -1,0 +1,1 @@
+"""How a value leaves the compiled step: the only package that imports Keras' backends."""

@@ -1,0 +1,51 @@
+"""The engine for the backend in use; the only place that chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from fitscope.engine import keras_internals
+from fitscope.engine.layout import Rows
+from fitscope.engine.plan import Plan
+
+
+class Engine(Protocol):
+    """Builds observed functions for one model."""
+
+    def observed(
+        self,
+        phase: str,
+        plain: Callable[..., Any],
+        emit: Callable[[Rows], None],
+        failed: Callable[[BaseException], None],
+    ) -> Callable[..., Any]:
+        """A drop-in for the function that Keras runs at every step, which also measures.
+
+        Args:
+            phase: "train", "test" or "predict".
+            plain: Keras' own function, which is run instead when the step cannot be traced.
+            emit: called once per inner step with its rows.
+            failed: called with the error when the step cannot be traced.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Let the device finish what it was given."""
+        ...
+
+
+def build(model: Any, plan: Plan) -> Engine:
+    """The engine for `model` on the backend that Keras runs on."""
+    backend = keras_internals.backend_name()
+    if backend == "jax":
+        from fitscope.engine.jax_engine import JaxEngine
+
+        return JaxEngine(model, plan)
+    if backend == "tensorflow":
+        from fitscope.engine.tensorflow_engine import TensorFlowEngine
+
+        return TensorFlowEngine(model, plan)
+    from fitscope.engine.torch_engine import TorchEngine
+
+    return TorchEngine(model, plan)

@@ -1,0 +1,201 @@
+"""Every private name of Keras that fitscope leans on, in one place.
+
+Checked on Keras 3.8 to 3.15. `check()` looks for each of them before anything is attached,
+so that an unknown Keras gives one sentence instead of a traceback from inside a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import keras.src.models.functional
+from keras.src import backend as keras_backend
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+from fitscope.errors import UnsupportedError
+
+_FUNCTIONAL_CALL = keras.src.models.functional.Functional.call
+
+CHECKED = ("3.8", "3.15")
+BACKENDS = ("tensorflow", "jax", "torch")
+
+__all__ = [
+    "BACKENDS",
+    "CHECKED",
+    "abstract_call",
+    "backend_name",
+    "check",
+    "current_stateless_scope",
+    "functional_graph",
+    "functional_operations",
+    "in_symbolic_scope",
+    "make_function",
+    "make_predict_function",
+    "is_symbolic",
+    "maker",
+    "model_input_spec",
+    "rematerializes",
+    "sources",
+    "state_holders",
+    "sublayers",
+]
+
+
+def backend_name() -> str:
+    return str(keras.backend.backend())
+
+
+def check() -> None:
+    """Raise `UnsupportedError` when this Keras or backend is not one fitscope knows."""
+    name = backend_name()
+    if name not in BACKENDS:
+        raise UnsupportedError(
+            f"fitscope cannot observe the Keras backend {name!r}. It works on "
+            f"{', '.join(BACKENDS)}: set KERAS_BACKEND before keras is imported."
+        )
+    if name == "jax" and _nnx_enabled():
+        raise UnsupportedError(
+            "fitscope cannot observe Keras in its NNX mode, where layers may not be wrapped while "
+            "a step is traced. Unset KERAS_NNX_ENABLED to use fitscope."
+        )
+    missing = [name for name, present in _requirements() if not present]
+    if missing:
+        raise UnsupportedError(
+            f"fitscope was checked on Keras {CHECKED[0]} to {CHECKED[1]}; this is Keras "
+            f"{keras.__version__}, which lacks {', '.join(missing)}. Install a checked version, "
+            "for example: pip install 'keras>=3.8,<3.16'."
+        )
+
+
+def _requirements() -> Iterator[tuple[str, bool]]:
+    layer = keras.layers.Layer
+    yield "Layer._flatten_layers", hasattr(layer, "_flatten_layers")
+    yield "Operation.call", hasattr(keras.Operation, "call")
+    yield "Layer._seed_generators", hasattr(keras.layers.Identity(), "_seed_generators")
+    yield "backend.compute_output_spec", hasattr(keras_backend, "compute_output_spec")
+    yield "Model.make_train_function", hasattr(keras.Model, "make_train_function")
+    if backend_name() in ("jax", "tensorflow"):
+        yield "Model._make_function", hasattr(keras.Model, "_make_function")
+
+
+def _nnx_enabled() -> bool:
+    return bool(getattr(keras_backend.config, "is_nnx_enabled", bool)())
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """The direct sublayers of a layer, in the order Keras tracks them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def functional_operations(layer: Any) -> list[Any]:
+    """Operations of a functional graph that are no layers, such as `x + y`."""
+    if not isinstance(layer, keras.Model):
+        return []
+    operations = getattr(functional_graph(layer), "_operations", None) or []
+    return [op for op in operations if not isinstance(op, keras.layers.Layer)]
+
+
+def functional_graph(layer: Any) -> Any | None:
+    """The graph of a functional or built Sequential model, None for anything else."""
+    inner = getattr(layer, "_functional", None)  # where a Sequential keeps its graph
+    graph = inner if inner is not None else layer
+    # A subclass with a `call` of its own inherits the graph's attributes without running it.
+    runs_graph = type(graph).call is _FUNCTIONAL_CALL
+    return graph if runs_graph and getattr(graph, "_operations", None) is not None else None
+
+
+def maker(tensor: Any) -> Any:
+    """The layer or operation that a symbolic tensor comes from."""
+    return tensor._keras_history.operation
+
+
+def sources(target: Any) -> list[Any]:
+    """The layers and operations whose outputs feed `target` in functional graphs."""
+    nodes = getattr(target, "_inbound_nodes", None) or []
+    found = {id(maker(t)): maker(t) for node in nodes for t in node.input_tensors}
+    return list(found.values())
+
+
+def current_stateless_scope() -> Any | None:
+    return get_stateless_scope()
+
+
+def is_symbolic(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def rematerializes(layer: Any) -> bool:
+    """Whether Keras runs the layer's call inside a gradient checkpoint."""
+    return bool(getattr(layer, "_remat_mode", None))
+
+
+def state_holders(layer: Any) -> list[Any]:
+    """The list whose items' `.state` joins `layer.variables` but not `layer.weights`.
+
+    Keras keeps the seeds of random layers there: state that every `stateless_call` carries and
+    that is neither saved nor counted. It is the one channel out of a gradient trace that stock and
+    custom train steps share.
+    """
+    return layer._seed_generators
+
+
+def make_function(
+    model: Any, step: Callable[..., Any], *, concatenate: bool = False
+) -> Callable[..., Any]:
+    """Keras' own loop around one step: `steps_per_execution`, compilation on TensorFlow.
+
+    Args:
+        model: the model.
+        step: what is run for each batch.
+        concatenate: whether the outputs of several steps are joined (JAX, prediction).
+    """
+    if concatenate:
+        return model._make_function(step, concatenate_outputs=True)
+    return model._make_function(step)
+
+
+def make_predict_function(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Keras' predict loop around another step; it takes the step from the model alone."""
+    before = model.predict_function
+    vars(model)["predict_step"] = step
+    try:
+        model.make_predict_function(force=True)
+        return model.predict_function
+    finally:
+        del vars(model)["predict_step"]
+        model.predict_function = before
+
+
+def abstract_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `function` on shapes only, the way Keras infers the shapes of a layer's outputs."""
+    return keras_backend.compute_output_spec(function, *args, **kwargs)
+
+
+def model_input_spec(model: Any, batch_size: int) -> Any | None:
+    """A tree of `KerasTensor`s that the model's `call` accepts, or None when it is not known."""
+    spec = getattr(model, "_inputs_struct", None)
+    functional = getattr(model, "_functional", None)
+    if spec is None and functional is not None:
+        spec = getattr(functional, "_inputs_struct", None)
+    if spec is not None:
+        return keras.tree.map_structure(
+            lambda t: keras.KerasTensor((batch_size, *t.shape[1:]), dtype=t.dtype), spec
+        )
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not shapes:
+        return None
+    values = list(shapes.values())
+    if len(values) != 1:
+        return None
+    return _spec_of_shape(values[0], batch_size, model.input_dtype)
+
+
+def _spec_of_shape(shape: Any, batch_size: int, dtype: str) -> Any:
+    if isinstance(shape, dict):
+        return {key: _spec_of_shape(value, batch_size, dtype) for key, value in shape.items()}
+    if isinstance(shape, Sequence) and shape and not isinstance(shape[0], (int, type(None))):
+        return [_spec_of_shape(value, batch_size, dtype) for value in shape]
+    return keras.KerasTensor((batch_size, *tuple(shape)[1:]), dtype=dtype)

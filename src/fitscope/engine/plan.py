@@ -1,0 +1,88 @@
+"""What a scope wants from a model: which layers to wrap, which tensors to measure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fitscope.engine.entry import Entry, entries, in_loop
+from fitscope.engine.leaves import Leaf
+from fitscope.select.site import Site
+from fitscope.select.unseen import Unseen
+
+PORTS = ("output", "input", "preactivation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Want:
+    """One instruction as the engine sees it."""
+
+    matches: Callable[[Site], bool]
+    may_match: Callable[[Site], bool]
+    """As `matches`, for a site whose call, leaf, shape and dtype are not known yet."""
+
+    ports: frozenset[str]
+    statistics: tuple[Any, ...] = ()
+    """User-defined statistics, computed beside the built-in ones."""
+
+
+class Plan:
+    """The wanted tensors of one model.
+
+    Args:
+        model: a built Keras model.
+        wants: the instructions; a tensor is measured when any of them matches it.
+    """
+
+    def __init__(self, model: Any, wants: Sequence[Want]) -> None:
+        self.model = model
+        self.wants = tuple(wants)
+        self.entries = entries(model)
+        self.ports = frozenset().union(*(want.ports for want in self.wants))
+        self._known: dict[Any, tuple[Site, tuple[Any, ...] | None]] = {}
+        self.candidates: list[Entry] = []
+        self.static_unseen: list[Unseen] = []
+        for entry in self.entries:
+            if not self._may_match(entry):
+                continue
+            if entry.loop is not None:
+                self.static_unseen.append(in_loop(entry))
+            elif not entry.is_plain_container:
+                self.candidates.append(entry)
+
+    def _may_match(self, entry: Entry) -> bool:
+        """Whether a tensor of this layer can match; calls and leaves are known only in a trace."""
+        return any(
+            want.may_match(entry.site(None, port, (), (), ""))
+            for want in self.wants
+            for port in want.ports
+        )
+
+    def wrapped(self) -> list[Entry]:
+        """Candidates and the layers around them, which tell where a forward pass begins."""
+        chosen: dict[int, Entry] = {}
+        for entry in self.candidates:
+            step: Entry | None = entry
+            while step is not None and id(step.target) not in chosen:
+                chosen[id(step.target)] = step
+                step = step.parent
+        return list(chosen.values())
+
+    def lookup(
+        self, entry: Entry, call: int, port: str, leaf: Leaf, shape: Any, dtype: str
+    ) -> tuple[Site, tuple[Any, ...] | None]:
+        """The site of a tensor, and the user statistics to compute there (None: not watched)."""
+        key = (id(entry.target), call, port, leaf, tuple(shape), dtype)
+        found = self._known.get(key)
+        if found is None:
+            site = entry.site(call, port, leaf, shape, dtype)
+            found = self._known[key] = (site, self._wanted(site))
+        return found
+
+    def _wanted(self, site: Site) -> tuple[Any, ...] | None:
+        chosen: dict[int, Any] | None = None
+        for want in self.wants:
+            if site.port in want.ports and want.matches(site):
+                chosen = {**(chosen or {}), **{id(s): s for s in want.statistics}}
+        return None if chosen is None else tuple(chosen.values())

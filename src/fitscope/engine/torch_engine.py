@@ -1,0 +1,131 @@
+"""Observed steps on torch: the wrapped layers measure as they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fitscope.engine import torch_kernel
+from fitscope.engine.entry import Entry
+from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.plan import Plan
+from fitscope.engine.trace import Root, Trace
+from fitscope.engine.vector import BINS, LENGTH
+from fitscope.errors import StatisticError
+
+Emit = Callable[[Rows], None]
+Failed = Callable[[BaseException], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    moments: Any
+    sample: Any
+    extra: tuple[Any, ...]
+
+
+class TorchDevice:
+    """Measures tensors as they come."""
+
+    def is_tensor(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    def dtype(self, tensor: Any) -> str:
+        return str(tensor.dtype).removeprefix("torch.")
+
+    def shape(self, tensor: Any) -> tuple[int | None, ...]:
+        return tuple(tensor.shape)
+
+    def level(self) -> object:
+        # Inside vmap and the other function transforms a tensor stands for many.
+        return torch._C._functorch.maybe_current_level() if _HAS_LEVELS else None
+
+    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Measured:
+        with torch.no_grad():
+            taken, count = torch_kernel.sample(tensor)
+            vector = torch_kernel.moments(tensor, entry.zones(), entry.unit_axis(tensor.ndim), count)
+            x = tensor.detach().float() if statistics else None
+            return Measured(vector, taken, tuple(user_state(s, x) for s in statistics))
+
+    def finish(self, root: Root) -> None:
+        del root
+
+
+_HAS_LEVELS = hasattr(torch._C, "_functorch") and hasattr(torch._C._functorch, "maybe_current_level")
+
+
+def user_state(statistic: Any, x: Any) -> Any:
+    """Run a user statistic's `update`, and hold it to its contract."""
+    state = torch.as_tensor(statistic.update(x))
+    if state.ndim != 1 or state.dtype != torch.float32:
+        raise StatisticError(
+            f"Statistic {statistic.name!r}: update returned a tensor of shape "
+            f"{tuple(state.shape)} and dtype {state.dtype}; it must return a 1-D float32 tensor of "
+            "fixed length. Use keras.ops.stack or reshape, and cast to float32."
+        )
+    return state
+
+
+class TorchEngine:
+    """Builds observed train, test and predict functions for one model."""
+
+    def __init__(self, model: Any, plan: Plan) -> None:
+        self._model = weakref.ref(model)
+        self.plan = plan
+        self._layouts: dict[tuple[int, ...], Layout] = {}
+
+    def observed(
+        self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
+    ) -> Callable[..., Any]:
+        """See `build.Engine.observed`."""
+        del plain, failed  # nothing is traced: what fails here is the user's own step
+        model = self._model()
+        name = f"{phase}_step"
+
+        def one_step(data: Any) -> Any:
+            return getattr(model, name)(data[0])
+
+        def one_step_without_gradients(data: Any) -> Any:
+            with torch.no_grad():
+                return one_step(data)
+
+        run = one_step if phase == "train" else one_step_without_gradients
+        if model.jit_compile:
+            run = torch.compile(run)
+
+        def observed_step(data: Any) -> Any:
+            trace = Trace(self.plan, TorchDevice())
+            with trace.installed():
+                outputs = run(data)
+            emit(self._rows(trace))
+            return outputs
+
+        return observed_step
+
+    def wait(self) -> None:
+        """Let the device finish what it was given."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def _rows(self, trace: Trace) -> Rows:
+        slots = [slot for root in trace.roots for slot in root.slots]
+        with torch.no_grad():
+            moments = torch.stack([s.measured.moments for s in slots]) if slots else torch.zeros(0, LENGTH)
+            histograms = (
+                torch_kernel.histograms([s.measured.sample for s in slots])
+                if slots
+                else torch.zeros(0, BINS, dtype=torch.int64)
+            )
+            states = [state for s in slots for state in s.measured.extra]
+            extra = torch.cat(states) if states else torch.zeros(0)
+        key = tuple(id(s.site) for s in slots)
+        layout = self._layouts.get(key)
+        if layout is None:
+            named = [slot for _, found in trace.passes() for slot in found]
+            lengths = [[e.shape[0] for e in s.measured.extra] for s in named]
+            layout = self._layouts[key] = Layout.of(named, lengths, trace.not_fired())
+        return Rows([layout], 0, moments, histograms, extra)

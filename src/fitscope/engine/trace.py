@@ -1,0 +1,280 @@
+"""One pass through a model with its layers wrapped: which tensors were met, in which order.
+
+Nothing stays on the model: `installed` puts wrappers in place for the time a step is traced (or,
+without compilation, run) and takes them away again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from fitscope.engine import keras_internals
+from fitscope.engine.entry import Entry, named
+from fitscope.engine.leaves import Leaf, leaves
+from fitscope.engine.plan import Plan
+from fitscope.errors import StatisticError
+from fitscope.select.site import Site
+from fitscope.select.unseen import Unseen
+
+
+@dataclasses.dataclass
+class Slot:
+    """A measured tensor: where it was met and what the device holds of it."""
+
+    site: Site
+    measured: Any
+    statistics: tuple[Any, ...]
+
+
+@dataclasses.dataclass
+class Root:
+    """One forward pass: the outermost wrapped call and what was met inside it."""
+
+    entry: Entry
+    scope: object
+    level: object
+    slots: list[Slot] = dataclasses.field(default_factory=list)
+
+
+class Device(Protocol):
+    """What a backend does for a trace."""
+
+    def is_tensor(self, value: Any) -> bool: ...
+
+    def dtype(self, tensor: Any) -> str: ...
+
+    def shape(self, tensor: Any) -> tuple[int | None, ...]: ...
+
+    def level(self) -> object:
+        """A token that differs inside loops, conditionals and nested function traces."""
+        ...
+
+    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Any: ...
+
+    def finish(self, root: Root) -> None:
+        """Called when a forward pass ends, still inside the trace it ran in."""
+        ...
+
+
+class Trace:
+    """Wraps the layers of a plan for one pass."""
+
+    def __init__(self, plan: Plan, device: Device, *, symbolic: bool = False) -> None:
+        self.plan = plan
+        self.device = device
+        self.symbolic = symbolic
+        self.roots: list[Root] = []
+        self.calls: Counter[int] = Counter()
+        self.unseen: dict[str, Unseen] = {}
+        self._stack: list[Root] = []
+        self._sealed: str | None = None
+        self._last: tuple[Any, Any, tuple[Any, ...]] | None = None
+        self._measured_ids = {id(entry.target) for entry in plan.candidates}
+
+    def passes(self) -> list[tuple[Root, list[Slot]]]:
+        """Every forward pass with what it measured, in order, under final site names."""
+        return [
+            (root, [dataclasses.replace(s, site=self._named(s.site)) for s in root.slots])
+            for root in self.roots
+        ]
+
+    def _named(self, site: Site) -> Site:
+        return named(site, site.call if self.calls[id(site.layer)] > 1 else None)
+
+    def not_fired(self) -> list[Unseen]:
+        """Candidates that no call reached, and tensors that were met but could not be measured."""
+        missing = [
+            Unseen(
+                site=entry.path,
+                reason="was not called in the observed step",
+                remedy=(
+                    "check that train_step uses this layer; a layer inside a tf.function of your "
+                    "own is called only when that function is traced"
+                ),
+            )
+            for entry in self.plan.candidates
+            if not self.calls[id(entry.target)] and entry.path not in self.unseen
+        ]
+        return [*self.unseen.values(), *missing]
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Wrap the planned layers for the duration of the block."""
+        undo: list[tuple[dict[str, Any], str, Any]] = []
+        try:
+            for entry in self.plan.wrapped():
+                for name, wrapper in self._wrappers(entry):
+                    namespace = vars(entry.target)
+                    undo.append((namespace, name, namespace.get(name, _ABSENT)))
+                    namespace[name] = wrapper
+            yield
+        finally:
+            for namespace, name, before in reversed(undo):
+                # The override is deleted, not reassigned: a bound method left in the instance
+                # would outlive later changes to its class.
+                if before is _ABSENT:
+                    namespace.pop(name, None)
+                else:
+                    namespace[name] = before
+
+    def _wrappers(self, entry: Entry) -> Iterator[tuple[str, Callable[..., Any]]]:
+        target = entry.target
+        if keras_internals.rematerializes(target):
+            yield "rematerialized_call", self._outside_checkpoint(entry)
+            return
+        yield "call", self._observed(entry, target.call)
+        if getattr(target, "quantization_mode", None) is not None:
+            yield "quantized_call", self._observed(entry, target.quantized_call)
+
+    def _observed(self, entry: Entry, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._run(entry, function, args, kwargs)
+
+        return call
+
+    def _outside_checkpoint(self, entry: Entry) -> Callable[..., Any]:
+        """Measure what a rematerialised layer gives back; what is inside runs twice."""
+        original = entry.target.rematerialized_call
+
+        def rematerialized_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            @functools.wraps(function)
+            def sealed(*a: Any, **k: Any) -> Any:
+                before, self._sealed = self._sealed, "inside a gradient checkpoint (RematScope)"
+                try:
+                    return function(*a, **k)
+                finally:
+                    self._sealed = before
+
+            return self._observed(entry, original(sealed, *args, **kwargs))
+
+        return rematerialized_call
+
+    def _run(self, entry: Entry, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._passes_by(args):
+            return function(*args, **kwargs)
+        scope = keras_internals.current_stateless_scope()
+        outer = self._stack[-1] if self._stack else None
+        starts = outer is None or outer.scope is not scope
+        if starts:
+            self._stack.append(Root(entry, scope, self.device.level()))
+        try:
+            outputs = self._measure_call(self._stack[-1], entry, function, args, kwargs)
+        except BaseException:
+            if starts:
+                self._stack.pop()
+            raise
+        if starts:
+            root = self._stack.pop()
+            self.roots.append(root)
+            self.device.finish(root)
+        return outputs
+
+    def _passes_by(self, args: Any) -> bool:
+        if keras_internals.in_symbolic_scope() and not self.symbolic:
+            return True
+        return bool(args) and keras_internals.is_symbolic(args[0])
+
+    def _measure_call(
+        self, root: Root, entry: Entry, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        if id(entry.target) not in self._measured_ids:
+            return function(*args, **kwargs)
+        call = self.calls[id(entry.target)]
+        self.calls[id(entry.target)] += 1
+        ports = self.plan.ports
+        if "input" in ports:
+            self._observe(root, entry, call, "input", _inputs(args, kwargs))
+        if "preactivation" in ports:
+            with self._spy_on_activation(root, entry, call):
+                outputs = function(*args, **kwargs)
+        else:
+            outputs = function(*args, **kwargs)
+        if "output" in ports:
+            self._observe(root, entry, call, "output", outputs)
+        return outputs
+
+    def _observe(self, root: Root, entry: Entry, call: int, port: str, tree: Any) -> None:
+        for leaf, tensor in leaves(tree, self.device.is_tensor):
+            self._observe_tensor(root, entry, call, port, leaf, tensor)
+
+    def _observe_tensor(
+        self, root: Root, entry: Entry, call: int, port: str, leaf: Leaf, tensor: Any
+    ) -> None:
+        dtype = self.device.dtype(tensor)
+        shape = self.device.shape(tensor)
+        site, statistics = self.plan.lookup(entry, call, port, leaf, shape, dtype)
+        if statistics is None:
+            return
+        problem = self._obstacle(root, site)
+        if problem is not None:
+            self.unseen.setdefault(problem.site, problem)
+            return
+        if self._last is not None and self._last[0] is tensor and self._last[2] == statistics:
+            measured = self._last[1]  # a block that hands on the tensor of its last layer
+        else:
+            try:
+                measured = self.device.measure(tensor, entry, statistics)
+            except StatisticError:
+                raise
+            except Exception as error:  # whatever goes wrong here, the training step is not to
+                reason = f"could not be measured: {type(error).__name__}: {error}"
+                self.unseen.setdefault(site.path, Unseen(site.path, reason, "report this layer"))
+                return
+            self._last = (tensor, measured, statistics)
+        root.slots.append(Slot(site, measured, statistics))
+
+    def _obstacle(self, root: Root, site: Site) -> Unseen | None:
+        name = named(site, None).name
+        if not site.dtype.startswith(("float", "bfloat")):
+            return Unseen(
+                name,
+                f"holds {site.dtype}; statistics are defined for floating-point tensors",
+                "watch a layer that turns it into floats, an embedding or a cast for example",
+            )
+        if self._sealed is not None:
+            return Unseen(name, f"runs {self._sealed}", "watch the layer around it")
+        if self.device.level() != root.level:
+            return Unseen(
+                name,
+                "runs inside a loop, branch or nested function of its own (scan, while, cond, "
+                "vmap, checkpoint or tf.function), whose tensors must not leave it",
+                "watch the output of the layer around it",
+            )
+        return None
+
+    @contextlib.contextmanager
+    def _spy_on_activation(self, root: Root, entry: Entry, call: int) -> Iterator[None]:
+        """See what goes into a fused activation, for the time of one call."""
+        namespace = vars(entry.target)
+        activation = namespace.get("activation")
+        if not callable(activation) or not entry.has_fused_activation:
+            yield
+            return
+
+        def spy(x: Any, *args: Any, **kwargs: Any) -> Any:
+            self._observe(root, entry, call, "preactivation", x)
+            return activation(x, *args, **kwargs)
+
+        namespace["activation"] = spy
+        try:
+            yield
+        finally:
+            namespace["activation"] = activation
+
+
+_ABSENT = object()
+
+
+def _inputs(args: Any, kwargs: Any) -> Any:
+    """What a layer was called on: one tensor stands bare, several are told apart by place."""
+    positional = args[0] if len(args) == 1 else list(args)
+    tensors = {k: v for k, v in kwargs.items() if k not in ("mask", "training") and v is not None}
+    if not tensors:
+        return positional
+    return {**({"inputs": positional} if args else {}), **tensors}

@@ -1,0 +1,165 @@
+"""From device rows to records of the run, on a thread of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.vector import decode
+from fitscope.run.record import StepRecord
+from fitscope.run.writer import RunWriter
+from fitscope.statistics.moments import COLUMNS, DERIVED, derive
+from fitscope.statistics.statistic import named_results
+
+LIMIT = 256
+"""Observed steps that may wait; when the thread falls behind further, the oldest are dropped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """The rows of one step and when it was."""
+
+    rows: Rows
+    step: int
+    epoch: int
+    phase: str
+
+
+class Drain:
+    """Takes rows from training without ever making it wait.
+
+    Args:
+        writer: where the records go.
+    """
+
+    def __init__(self, writer: RunWriter) -> None:
+        self.writer = writer
+        self.dropped = 0
+        self._latest: dict[str, tuple[list[str], Any, Any]] = {}
+        self._indices: dict[int, tuple[Layout, list[int]]] = {}
+        self._queue: queue.Queue[Pending | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._failed = False
+
+    def latest_values(self, phase: str) -> dict[str, dict[str, Any]]:
+        """See `Scope.latest`."""
+        found = self._latest.get(phase)
+        if found is None:
+            return {}
+        names, moments, counts = found
+        values = {
+            name: derive(moments, name) for name in (*COLUMNS, *DERIVED)
+        }
+        return {
+            site: {**{n: float(v[i]) for n, v in values.items()}, "histogram": counts[i]}
+            for i, site in enumerate(names)
+        }
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="fitscope-drain", daemon=True)
+            self._thread.start()
+
+    def put(self, pending: Pending) -> None:
+        if self._queue.qsize() >= LIMIT:
+            try:
+                self._queue.get_nowait()
+                self.dropped += 1
+            except queue.Empty:
+                pass
+        self._queue.put(pending)
+
+    def stop(self) -> None:
+        """Write what is waiting and end the thread."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        self.writer.flush()
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                pending = self._queue.get(timeout=1.0)
+            except queue.Empty:
+                self._guarded(self.writer.heartbeat)
+                self._guarded(self.writer.flush)
+                continue
+            if pending is None:
+                return
+            self._guarded(self._record, pending)
+
+    def _guarded(self, function: Callable[..., None], *args: Any) -> None:
+        """Nothing that goes wrong here may reach the training; it is told once."""
+        try:
+            function(*args)
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                warnings.warn(
+                    "fitscope could not record a step; training goes on. The first cause was:\n"
+                    + traceback.format_exc(limit=-6),
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _record(self, pending: Pending) -> None:
+        rows = pending.rows
+        layout = rows.layouts[int(to_host(rows.key))]
+        vectors = to_host(rows.moments)
+        counts = to_host(rows.histograms).astype(np.uint32)
+        fired = np.flatnonzero(vectors[:, 0] > 0) if len(vectors) else np.zeros(0, np.int64)
+        indices = np.asarray(self._site_indices(layout), np.int64)
+        extra = to_host(rows.extra)
+        record = StepRecord(
+            step=pending.step,
+            epoch=pending.epoch,
+            phase=pending.phase,
+            sites=indices[fired],
+            moments=decode(vectors[fired]),
+            hist=_sparse(counts[fired]),
+            extra=[
+                (indices[e.slot], name, value)
+                for e in layout.extras
+                for name, value in named_results(
+                    e.statistic, extra[e.offset : e.offset + e.length]
+                ).items()
+            ],
+        )
+        self.writer.append(record)
+        names = [layout.sites[i].name for i in fired]
+        self._latest[pending.phase] = (names, record.moments, counts[fired])
+
+    def _site_indices(self, layout: Layout) -> list[int]:
+        known = self._indices.get(id(layout))
+        if known is None:
+            sites = [dataclasses.replace(site, layer=None) for site in layout.sites]
+            known = self._indices[id(layout)] = (layout, self.writer.add_sites(sites))
+            self.writer.add_unseen(layout.unseen)
+        return known[1]
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array of a tensor of any backend."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    return np.asarray(array)
+
+
+def _sparse(counts: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:
+    """Per row, the bins that hold something and how much."""
+    row, bins = np.nonzero(counts)
+    ends = np.searchsorted(row, np.arange(len(counts) + 1))
+    held = counts[row, bins]
+    bins = bins.astype(np.uint16)
+    return [
+        (bins[a:b], held[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)
+    ]

@@ -1,0 +1,83 @@
+"""What a scope is told to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from fitscope.errors import SelectionError, StatisticError
+from fitscope.select.naming import PORTS
+from fitscope.select.selector import Selector
+from fitscope.select.selector import select as as_selector
+from fitscope.statistics.statistic import Statistic, check_statistic
+
+WATCHABLE = ("output", "input", "preactivation")
+"""The ports that can be watched so far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Statistics of the selected tensors, computed on the device. Made by `watch`."""
+
+    selector: Selector
+    ports: tuple[str, ...]
+    statistics: tuple[Statistic, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """For the run's `run.json`."""
+        return {
+            "kind": "watch",
+            "select": repr(self.selector),
+            "of": list(self.ports),
+            "statistics": [s.name for s in self.statistics],
+        }
+
+
+def watch(
+    select: Any = "**",
+    of: str | Iterable[str] = "output",
+    statistics: Statistic | Iterable[Statistic] = (),
+) -> Watch:
+    """Watch the statistics of the selected tensors.
+
+    Args:
+        select: a glob over layer paths (`"conv*"`, `"encoder/*/attn"`, `"**"`), a layer class, a
+            layer, a predicate over sites, a list of these, or a combination with `& | ~`.
+        of: which tensor of a layer: `"output"`, `"input"`, or `"preactivation"` (what goes into
+            a fused activation); or several of them.
+        statistics: your own `fs.Statistic`s, computed beside the built-in ones.
+
+    Returns:
+        An instruction for `fs.Scope`.
+
+    Raises:
+        SelectionError: the selection or a port cannot be read.
+        StatisticError: a statistic breaks its contract.
+
+    Example:
+        ```python
+        scope = fs.Scope(fs.watch("conv*", of=["output", "preactivation"]))
+        ```
+    """
+    ports = (of,) if isinstance(of, str) else tuple(of)
+    for port in ports:
+        if port in WATCHABLE:
+            continue
+        known = "is known but cannot be watched yet" if port in PORTS else "is not known"
+        raise SelectionError(
+            f"watch(of=...): the port {port!r} {known}. It accepts "
+            f"{', '.join(map(repr, WATCHABLE))}, one or a list of them."
+        )
+    if not ports:
+        raise SelectionError(f"watch(of=...) is empty; give one or more of {WATCHABLE}.")
+    chosen = (statistics,) if isinstance(statistics, Statistic) else statistics
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+        raise StatisticError(
+            f"watch(statistics={statistics!r}): expected fs.Statistic objects of your own. The "
+            "built-in statistics are always computed and need not be named."
+        )
+    own = tuple(chosen)
+    for statistic in own:
+        check_statistic(statistic)
+    return Watch(as_selector(select), ports, own)

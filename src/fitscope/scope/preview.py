@@ -1,0 +1,197 @@
+"""What a scope would see in a model, before anything is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from fitscope.engine import keras_internals
+from fitscope.engine.entry import Entry
+from fitscope.engine.plan import Plan
+from fitscope.engine.trace import Root, Trace
+from fitscope.engine.vector import BINS, LENGTH
+from fitscope.errors import UnsupportedError
+from fitscope.scope.instructions import Watch, watch
+from fitscope.scope.session import make_plan
+from fitscope.select.nearest import no_match
+from fitscope.select.site import Site
+from fitscope.select.unseen import Unseen
+
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float64": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """The sites a scope would see.
+
+    Attributes:
+        sites: in the order in which one forward pass meets them.
+        unseen: what was selected but cannot be seen, and why.
+        batch_size: that the shapes are for.
+        note: why shapes are missing, where they are.
+    """
+
+    sites: tuple[Site, ...]
+    unseen: tuple[Unseen, ...]
+    batch_size: int
+    note: str | None = None
+
+    def bytes_read(self, site: Site) -> int:
+        """Bytes of the tensor, which an observed step reads on the device."""
+        return math.prod(d or 1 for d in site.shape) * _ITEM_BYTES.get(site.dtype, 4)
+
+    @property
+    def bytes_recorded(self) -> int:
+        """Bytes that leave the device for each site in an observed step, at most."""
+        return 4 * (LENGTH + BINS)
+
+    def to_json(self) -> dict[str, Any]:
+        """The preview in plain types, for `--json`."""
+        return {
+            "batch_size": self.batch_size,
+            "sites": [{**s.to_json(), "bytes_read": self.bytes_read(s)} for s in self.sites],
+            "bytes_recorded_per_site": self.bytes_recorded,
+            "unseen": [u.to_json() for u in self.unseen],
+            "note": self.note,
+        }
+
+    def __str__(self) -> str:
+        rows = [("site", "class", "shape", "dtype", "bytes/step")]
+        rows += [
+            (
+                s.name,
+                s.layer_class,
+                _shape(s) if self.note is None else "?",
+                s.dtype or "?",
+                _bytes(self.bytes_read(s)) if self.note is None else "?",
+            )
+            for s in self.sites
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        total = sum(self.bytes_read(s) for s in self.sites)
+        count = len(self.sites)
+        lines.append(
+            f"{count} {'site' if count == 1 else 'sites'}; an observed step reads {_bytes(total)} "
+            f"and records at most {_bytes(count * self.bytes_recorded)}, at batch size "
+            f"{self.batch_size}"
+        )
+        if self.note is not None:
+            lines[-1] = f"{count} sites. {self.note}"
+        if self.unseen:
+            lines.append("not seen:")
+            lines += [f"  {u.site}: {u.reason}; {u.remedy}" for u in self.unseen]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def preview(model: Any, *instructions: Watch, batch_size: int = 32) -> Preview:
+    """List the sites of a model that instructions select; nothing is run.
+
+    Args:
+        model: a built model.
+        *instructions: made by `fs.watch`; every layer output without any.
+        batch_size: the batch size that shapes and bytes are given for.
+
+    Raises:
+        SelectionError: an instruction matches nothing in this model.
+        UnsupportedError: the model is not built.
+    """
+    keras_internals.check()
+    if not isinstance(model, keras.layers.Layer):
+        raise UnsupportedError(
+            f"preview expected a Keras model, received {type(model).__name__}: {model!r}."
+        )
+    if not model.built:
+        raise UnsupportedError(
+            f"{model.name!r} is not built, so its layers' shapes are not known. Call "
+            "model.build(input_shape), call the model on a batch, or add a keras.Input."
+        )
+    watches = instructions or (watch("**"),)
+    plan = make_plan(model, watches)
+    spec = keras_internals.model_input_spec(model, batch_size)
+    note = None
+    sites: list[Site] = []
+    unseen = list(plan.static_unseen)
+    if spec is None:
+        note = "The model's input shapes are not known, so neither are these; call it on a batch."
+    else:
+        trace = Trace(plan, _Shapes(), symbolic=True)
+        try:
+            with trace.installed():
+                keras_internals.abstract_call(_call(model), spec)
+        except Exception as error:  # a model that computes with values cannot run on shapes
+            note = f"The model cannot be run on shapes alone ({type(error).__name__}: {error})."
+        else:
+            sites = [slot.site for _, found in trace.passes() for slot in found]
+            unseen += trace.not_fired()
+    if note is not None:
+        sites = _static_sites(plan)
+    elif any(w.ports and not _selects(w, sites, unseen) for w in watches):
+        raise no_match(next(w for w in watches if not _selects(w, sites, unseen)).selector, sites)
+    return Preview(tuple(sites), tuple(unseen), batch_size, note)
+
+
+def _selects(instruction: Watch, sites: Sequence[Site], unseen: Sequence[Unseen]) -> bool:
+    if any(site.port in instruction.ports and instruction.selector.matches(site) for site in sites):
+        return True
+    return bool(unseen)
+
+
+def _call(model: Any) -> Any:
+    def call(inputs: Any) -> Any:
+        return model(inputs)
+
+    return call
+
+
+def _static_sites(plan: Plan) -> list[Site]:
+    return [
+        dataclasses.replace(entry.site(None, port, (), (), ""), name=_name(entry, port))
+        for entry in plan.candidates
+        for port in sorted(plan.ports)
+    ]
+
+
+def _name(entry: Entry, port: str) -> str:
+    return entry.path if port == "output" else f"{entry.path}:{port}"
+
+
+class _Shapes:
+    """A device that only looks at shapes; it works on whatever Keras infers shapes with."""
+
+    def is_tensor(self, value: Any) -> bool:
+        return keras.ops.is_tensor(value)
+
+    def dtype(self, tensor: Any) -> str:
+        return str(keras.backend.standardize_dtype(tensor.dtype))
+
+    def shape(self, tensor: Any) -> tuple[int | None, ...]:
+        return tuple(tensor.shape)
+
+    def level(self) -> object:
+        return None
+
+    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Any:
+        del tensor, entry, statistics
+
+    def finish(self, root: Root) -> None:
+        del root
+
+
+def _shape(site: Site) -> str:
+    return "(" + ", ".join("?" if d is None else str(d) for d in site.shape) + ")"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.3g} GB"

@@ -1,0 +1,291 @@
+"""The Keras callback that holds the instructions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from fitscope._version import __version__
+from fitscope.engine import keras_internals
+from fitscope.errors import FitscopeError, RunExistsError
+from fitscope.run.writer import RunWriter
+from fitscope.scope.graph import output_paths
+from fitscope.scope.instructions import Watch, watch
+from fitscope.scope.preview import Preview
+from fitscope.scope.preview import preview as make_preview
+from fitscope.scope.schedule import Budget, Every, Schedule
+from fitscope.scope.session import Session
+from fitscope.select.unseen import Unseen
+
+if TYPE_CHECKING:
+    from fitscope.run.reader import Run
+
+
+class Scope(keras.callbacks.Callback):
+    """See what every layer of a model puts out, in the very steps that train it.
+
+    Give it to `fit` (or `evaluate`, `predict`) as a callback. Some steps then run through a second
+    compiled function that reduces the selected tensors to statistics on the device; all others run
+    through Keras' own function, untouched. Training is bit-identical either way.
+
+    Args:
+        *instructions: what to do, made by `fs.watch`; without any, every layer output is watched.
+        run: a new directory to write the run to, or None to keep it in memory.
+        budget: the share of training time that watching may take; it decides how many steps are
+            observed.
+        every: observe every n-th step instead, whatever it costs.
+
+    Raises:
+        FitscopeError: an argument is not what is accepted.
+        RunExistsError: the directory already holds something.
+        UnsupportedError: this Keras, or its backend, cannot be observed.
+
+    Example:
+        ```python
+        scope = fs.Scope(run="runs/first")
+        model.fit(x, y, callbacks=[scope])
+        scope.run.stats("conv*", "rms").to_pandas()
+        ```
+    """
+
+    # There is no hook at the end of batches: with one, Keras waits for every step's result.
+
+    def __init__(
+        self,
+        *instructions: Watch,
+        run: str | os.PathLike[str] | None = None,
+        budget: float = 0.02,
+        every: int | None = None,
+    ) -> None:
+        super().__init__()
+        keras_internals.check()
+        self._watches = _checked(instructions)
+        self._schedule = _schedule(budget, every)
+        self._config = {"budget": budget, "every": every}
+        self._path = None if run is None else Path(run)
+        if self._path is not None:
+            _check_free(self._path)
+        self.runs: list[Run] = []
+        """One run for each model this scope has watched, in order."""
+        self._session: Session | None = None
+        self._fitting = False
+        self._last_epoch = -1
+        self._epoch_shift = 0
+
+    @property
+    def run(self) -> Run:
+        """The run of the model watched last.
+
+        Raises:
+            FitscopeError: nothing was watched yet.
+        """
+        if not self.runs:
+            raise FitscopeError(
+                "This scope has not seen a model yet, so it has no run. Give it to "
+                "model.fit(..., callbacks=[scope]) first."
+            )
+        return self.runs[-1]
+
+    @property
+    def unseen(self) -> list[Unseen]:
+        """What was selected but could not be seen, and why."""
+        return self.run.unseen if self.runs else []
+
+    @property
+    def findings(self) -> list[Any]:
+        """What stands out in the run so far, the gravest first."""
+        from fitscope.rules.registry import findings
+
+        return findings(self.run) if self.runs else []
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What watching costs.
+
+        Returns:
+            `steps` so far, `observed_steps` among them, the `seconds` that watching added, and
+            the `share_of_time` that this is of the plain training; the last two are measured, and
+            leave out compilation.
+        """
+        if self._session is None:
+            return {"steps": 0, "observed_steps": 0, "seconds": 0.0, "share_of_time": 0.0}
+        return self._session.cost()
+
+    def preview(self, model: Any, batch_size: int = 32) -> Preview:
+        """List what this scope would see in `model`; nothing is run.
+
+        Args:
+            model: a built model.
+            batch_size: the batch size that shapes and bytes are given for.
+
+        Raises:
+            SelectionError: an instruction matches nothing in this model.
+            UnsupportedError: the model is not built.
+        """
+        return make_preview(model, *self._watches, batch_size=batch_size)
+
+    def latest(self, phase: str = "train") -> dict[str, dict[str, Any]]:
+        """The statistics of the last recorded step of a phase.
+
+        Returns:
+            By site, every moment by name, and `"histogram"`: counts `[2048]` in the universal
+            magnitude bins.
+        """
+        if self._session is None:
+            return {}
+        return self._session.drain.latest_values(phase)
+
+    # What Keras calls.
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._fitting = True
+        self._epoch_shift = -1  # decided by the first epoch's number
+        self._begin("train")
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._epoch_shift < 0:
+            # A second fit counts from 0 again, unless it is told where it continues.
+            self._epoch_shift = 0 if epoch > self._last_epoch else self._last_epoch + 1
+        self._last_epoch = epoch + self._epoch_shift
+        if self._session is not None:
+            self._session.epoch = self._last_epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._session is not None:
+            self._session.before("train", batch)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        # Validation has run by now, and has ended the training pass.
+        if self._session is not None:
+            self._session.end_of_pass("train", (self.params or {}).get("steps"))
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._fitting = False
+        self._end()
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self._fitting and self._session is not None:
+            self._session.end_of_pass("train", (self.params or {}).get("steps"))
+        self._begin(self._test_phase)
+
+    def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._session is not None:
+            self._session.before(self._test_phase, batch)
+
+    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self._session is not None:
+            self._session.end_of_pass(self._test_phase, None)
+        if not self._fitting:
+            self._end()
+
+    def on_predict_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._begin("predict")
+
+    def on_predict_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self._session is not None:
+            self._session.before("predict", batch)
+
+    def on_predict_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self._session is not None:
+            self._session.end_of_pass("predict", None)
+        if not self._fitting:
+            self._end()
+
+    @property
+    def _test_phase(self) -> str:
+        return "validation" if self._fitting else "test"
+
+    def _begin(self, phase: str) -> None:
+        # `self.model` would bring all state back to the host on JAX; the attribute does not.
+        model = self._model
+        if self._session is None or self._session.model is not model:
+            self._close()
+            self._session = self._open(model)
+        if self._session is not None:
+            self._session.restart_pass(phase)
+            self._session.drain.start()
+
+    def _open(self, model: Any) -> Session:
+        writer = RunWriter(self._next_path(), config=self._describe(model))
+        self.runs.append(writer.run)
+        self._last_epoch = -1
+        return Session(model, self._watches, writer, self._schedule)
+
+    def _next_path(self) -> Path | None:
+        if self._path is None or not self.runs:
+            return self._path
+        return self._path.with_name(f"{self._path.name}-{len(self.runs) + 1}")
+
+    def _describe(self, model: Any) -> dict[str, Any]:
+        return {
+            **self._config,
+            "instructions": [w.describe() for w in self._watches],
+            "model": model.name,
+            "model_class": type(model).__name__,
+            "outputs": output_paths(model, {id(x): x.name for x in model._flatten_layers()})
+            if model.built
+            else [],
+            "backend": keras_internals.backend_name(),
+            "keras": keras.__version__,
+            "fitscope": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "platform": f"{platform.system()} {platform.machine()}",
+            "host": socket.gethostname(),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else [],
+        }
+
+    def _end(self) -> None:
+        """A fit, evaluate or predict is over: nothing of it is left running or unwritten."""
+        if self._session is not None:
+            self._session.finish()
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.finish()
+            self._session.writer.close("finished")
+            self._session = None
+
+
+def _check_free(path: Path) -> None:
+    """Tell now rather than at the first step that the directory is taken."""
+    if path.is_dir() and any(path.iterdir()):
+        raise RunExistsError(
+            f"Scope(run={str(path)!r}): the directory already holds something. Give one that is new or "
+            "empty; fs.open_run reads a run that is there."
+        )
+
+
+def _checked(instructions: tuple[Any, ...]) -> tuple[Watch, ...]:
+    for instruction in instructions:
+        if not isinstance(instruction, Watch):
+            raise FitscopeError(
+                f"Scope({instruction!r}): expected instructions made by fs.watch(...), for example "
+                f"fs.Scope(fs.watch({instruction if isinstance(instruction, str) else '**'!r})). "
+                "The run directory and the other settings are given by name."
+            )
+    return instructions or (watch("**"),)
+
+
+def _schedule(budget: Any, every: Any) -> Callable[[], Schedule]:
+    if every is not None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise FitscopeError(
+                f"Scope(every={every!r}): expected a whole number of steps, 1 or more."
+            )
+        return lambda: Every(every)
+    if isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget <= 1:
+        raise FitscopeError(
+            f"Scope(budget={budget!r}): expected a share of training time above 0 and at most 1, "
+            "for example 0.02 for 2%. Use every=1 to observe every step."
+        )
+    return lambda: Budget(float(budget))

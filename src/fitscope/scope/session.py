@@ -1,0 +1,242 @@
+"""One scope at work on one model: its engine, its run, and the steps it has counted."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fitscope.engine.build import Engine, build
+from fitscope.engine.layout import Rows
+from fitscope.engine.plan import Plan, Want
+from fitscope.errors import FitscopeError, SelectionError, StatisticError
+from fitscope.run.writer import RunWriter
+from fitscope.scope.drain import Drain, Pending
+from fitscope.scope.graph import describe_model
+from fitscope.scope.instructions import Watch
+from fitscope.scope.schedule import Schedule
+from fitscope.select.nearest import no_match
+
+ATTRIBUTES = {
+    "train": "train_function",
+    "validation": "test_function",
+    "test": "test_function",
+    "predict": "predict_function",
+}
+_STEPS = {"train": "train", "validation": "test", "test": "test", "predict": "predict"}
+
+
+class Session:
+    """Puts the observed function in the model's place for single executions.
+
+    Args:
+        model: a compiled Keras model.
+        watches: the instructions.
+        writer: the run.
+        schedule: makes the schedule of one phase.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        watches: Sequence[Watch],
+        writer: RunWriter,
+        schedule: Callable[[], Schedule],
+    ) -> None:
+        self.model = model
+        self.writer = writer
+        self.drain = Drain(writer)
+        self.broken: str | None = None
+        self.steps = dict.fromkeys(ATTRIBUTES, 0)
+        self.observed_steps = dict.fromkeys(ATTRIBUTES, 0)
+        self.seconds = dict.fromkeys(ATTRIBUTES, 0.0)
+        self.epoch = 0
+        self._watches = tuple(watches)
+        self._make_schedule = schedule
+        self._schedules: dict[str, Schedule] = {}
+        self._plan: Plan | None = None
+        self._engine: Engine | None = None
+        self._functions: dict[str, tuple[Any, Callable[..., Any]]] = {}
+        self._base = dict.fromkeys(ATTRIBUTES, 0)
+        self._armed: tuple[str, Any, Callable[..., Any]] | None = None
+        self._rows: list[Rows] = []
+        self._observing = False
+        self._timer: tuple[float, bool] | None = None
+        self._first, self._phase = 0, "train"
+        self._pid = os.getpid()
+
+    def schedule(self, phase: str) -> Schedule:
+        return self._schedules.setdefault(phase, self._make_schedule())
+
+    def plan(self) -> Plan | None:
+        """The plan, once the model is built; raises for a selection that matches nothing."""
+        if self._plan is None and self.model.built:
+            self._plan = make_plan(self.model, self._watches)
+            self.writer.set_graph(describe_model(self.model, self._plan))
+            self.writer.add_unseen(self._plan.static_unseen)
+        return self._plan
+
+    def before(self, phase: str, batch: int) -> None:
+        """Called before an execution: puts the observed function in place when it is due."""
+        schedule = self.schedule(phase)
+        if self._timer is not None and schedule.calibrates():
+            self._wait()
+        now = time.perf_counter()
+        self._close_timer(phase, now)
+        length = int(self.model.steps_per_execution)
+        first = self._base[phase] + batch
+        self.steps[phase] = first + length
+        self._observing = False
+        if self.broken is not None or os.getpid() != self._pid:
+            return
+        if schedule.due(first, length) and self.plan() is not None:
+            self._observing = self._arm(phase, first)
+        self._timer = (now, self._observing)
+
+    def end_of_pass(self, phase: str, known_steps: int | None) -> None:
+        """An epoch or evaluation is over; `known_steps` is its length where Keras knows it."""
+        self._close_timer(phase, time.perf_counter())
+        count = self.steps[phase] - self._base[phase]
+        if known_steps is not None:
+            # With steps_per_execution the last execution may have been a shorter one.
+            count = min(count, known_steps)
+        self._base[phase] += count
+        self.steps[phase] = self._base[phase]
+
+    def restart_pass(self, phase: str) -> None:
+        """A pass begins anew after one that may have been interrupted."""
+        self._disarm()
+        self._timer = None
+        self._base[phase] = self.steps[phase]
+
+    def observe_call(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
+        """Run one execution through the observed function in place of `plain`."""
+        try:
+            function = self._function(phase, plain)
+        except (SelectionError, StatisticError):
+            raise
+        except Exception as error:
+            self._break(error)
+            return plain(*args)
+        return function(*args)
+
+    def finish(self) -> None:
+        """Write what is waiting; nothing is left on the model and no thread is left running."""
+        self._disarm()
+        self._timer = None
+        self.drain.stop()
+
+    def cost(self) -> dict[str, float]:
+        """How much was observed and what it cost; see `Scope.cost`."""
+        steps, observed = sum(self.steps.values()), sum(self.observed_steps.values())
+        extra = 0.0
+        for phase, schedule in self._schedules.items():
+            extra += (schedule.cost() or 0.0) * self.observed_steps[phase]
+        total = sum(self.seconds.values())
+        return {
+            "steps": steps,
+            "observed_steps": observed,
+            "seconds": extra,
+            "share_of_time": extra / (total - extra) if total > extra else 0.0,
+        }
+
+    def _arm(self, phase: str, first: int) -> bool:
+        attribute = ATTRIBUTES[phase]
+        plain = getattr(self.model, attribute)
+        if plain is None:
+            return False
+
+        def once(*args: Any) -> Any:
+            if self._armed is None or self._armed[2] is not once:
+                return plain(*args)  # left behind by a fit that was interrupted before this step
+            # Back in place before anything runs, so that not even an error leaves a trace.
+            self._disarm()
+            self._first, self._phase = first, phase
+            return self.observe_call(phase, plain, args)
+
+        self._armed = (attribute, plain, once)
+        setattr(self.model, attribute, once)
+        return True
+
+    def _disarm(self) -> None:
+        if self._armed is None:
+            return
+        attribute, plain, once = self._armed
+        self._armed = None
+        if getattr(self.model, attribute) is once:
+            setattr(self.model, attribute, plain)
+
+    def _function(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        known = self._functions.get(phase)
+        # Compiling the model anew, or unfreezing layers, gives it another function.
+        if known is not None and known[0] is plain:
+            return known[1]
+        plan = self.plan()
+        assert plan is not None
+        if self._engine is None or known is not None:
+            self._plan = plan = make_plan(self.model, self._watches)
+            self._engine = build(self.model, plan)
+            self._functions.clear()
+        function = self._engine.observed(_STEPS[phase], plain, self._emit, self._break)
+        self._functions[phase] = (plain, function)
+        return function
+
+    def _emit(self, rows: Rows) -> None:
+        for array in (rows.moments, rows.histograms, rows.extra, rows.key):
+            start = getattr(array, "copy_to_host_async", None)
+            if start is not None:
+                start()
+        phase, step = self._phase, self._first
+        self._first += 1
+        if not self._wants(step):
+            return
+        self.observed_steps[phase] += 1
+        self.drain.put(Pending(rows, step, self.epoch, phase))
+
+    def _wants(self, step: int) -> bool:
+        """With several steps in one execution, only those of `every` are kept."""
+        every = getattr(self.schedule(self._phase), "n", 1)
+        return step % every == 0
+
+    def _break(self, error: BaseException) -> None:
+        """Observing failed: say so once and leave the training alone from here on."""
+        if self.broken is not None:
+            return
+        self.broken = f"{type(error).__name__}: {error}"
+        text = "".join(traceback.format_exception(error, limit=-6))
+        told = str(error) if isinstance(error, FitscopeError) else text
+        warnings.warn(
+            "fitscope could not observe this model; training goes on without it. What was "
+            f"recorded so far is kept. The cause was:\n{told}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def _close_timer(self, phase: str, now: float) -> None:
+        if self._timer is not None:
+            began, observed = self._timer
+            self.schedule(phase).took(now - began, observed=observed)
+            self.seconds[phase] += now - began
+        self._timer = None
+
+    def _wait(self) -> None:
+        """Let the device finish, so that the time of a step is that step's own."""
+        if self._engine is not None:
+            self._engine.wait()
+
+
+def make_plan(model: Any, watches: Sequence[Watch]) -> Plan:
+    """The plan of the instructions; an instruction that can match nothing is an error."""
+    wants = [
+        Want(w.selector.matches, w.selector.may_match, frozenset(w.ports), w.statistics)
+        for w in watches
+    ]
+    plan = Plan(model, wants)
+    for watch in watches:
+        sites = [e.site(None, p, (), (), "") for e in plan.entries for p in watch.ports]
+        if not any(watch.selector.may_match(site) for site in sites):
+            raise no_match(watch.selector, sites)
+    return plan

@@ -1,0 +1,1 @@
+"""What fitscope prints in a terminal: numbers, tables, findings and the live view."""

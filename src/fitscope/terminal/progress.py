@@ -1,0 +1,64 @@
+"""The line above the live table: where training is, and what watching costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fitscope.terminal.numbers import compact, count, duration, percent
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where training is.
+
+    Args:
+        epoch: The current epoch, from 0.
+        epochs: How many there will be; `None` when unknown.
+        step: Steps done in this epoch.
+        steps: Steps of an epoch; `None` until the first epoch of a stream has ended.
+        logs: The latest metrics of Keras.
+    """
+
+    epoch: int = 0
+    epochs: int | None = None
+    step: int = 0
+    steps: int | None = None
+    logs: Mapping[str, Any] | None = None
+
+    def position(self) -> str:
+        """Epoch and step, counted from 1 as Keras prints them."""
+        return f"epoch {_of(self.epoch + 1, self.epochs)}  step {_of(self.step, self.steps)}"
+
+    def metrics(self) -> str:
+        """The latest metrics, loss first, as Keras names them."""
+        return "  ".join(
+            f"{name} {compact(float(value))}"
+            for name, value in (self.logs or {}).items()
+            if isinstance(value, (int, float))
+        )
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """What watching has cost so far, in one phrase.
+
+    Args:
+        cost: `Scope.cost`: `steps`, `observed_steps`, `seconds`, `share_of_time`.
+
+    Example:
+        >>> cost_text({"steps": 450, "observed_steps": 57, "seconds": 0.12, "share_of_time": 0.014})
+        'watching 57 of 450 steps, 1.4% of the time (120 ms)'
+    """
+    observed, steps = cost.get("observed_steps"), cost.get("steps")
+    text = f"watching {count(observed)} of {count(steps)} steps"
+    share, seconds = cost.get("share_of_time"), cost.get("seconds")
+    if share is not None:
+        text += f", {percent(float(share))} of the time"
+    if seconds is not None:
+        text += f" ({duration(float(seconds))})"
+    return text
+
+
+def _of(done: int, total: int | None) -> str:
+    return count(done) if total is None else f"{count(done)}/{count(total)}"

@@ -1,0 +1,67 @@
+"""Runs in memory whose every value is chosen by the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fitscope.run.reader import Run
+from fitscope.run.record import StepRecord
+from fitscope.run.writer import RunWriter
+from fitscope.select.naming import SiteName
+from fitscope.select.site import Site
+from fitscope.statistics.moments import COLUMNS
+
+HEALTHY = {
+    "count": 4096.0,
+    "zeros": 100.0,
+    "units": 32.0,
+    "mean": 0.4,
+    "std": 0.5,
+    "mean_abs": 0.4,
+    "min": 0.0,
+    "max": 3.0,
+}
+MakeRun = Callable[..., Run]
+
+
+def site(name: str, activation: str | None = "relu", **fields: Any) -> Site:
+    return Site.of(
+        SiteName.parse(name),
+        activation=activation,
+        shape=fields.pop("shape", (128, 32)),
+        layer_class=fields.pop("layer_class", "Dense"),
+        **fields,
+    )
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    """`make_run({site: {column: value or series}}, steps=[...])`, every other value healthy."""
+
+    def make(
+        sites: Mapping[Site, Mapping[str, Any]],
+        steps: Sequence[int] = range(0, 200, 5),
+        phase: str = "train",
+    ) -> Run:
+        writer = RunWriter(None, config={})
+        indices = np.asarray(writer.add_sites(list(sites)))
+        for place, step in enumerate(steps):
+            moments = np.zeros((len(sites), len(COLUMNS)))
+            for row, values in enumerate(sites.values()):
+                for column, value in {**HEALTHY, **values}.items():
+                    series = np.broadcast_to(np.asarray(value, float), (len(steps),))
+                    moments[row, COLUMNS.index(column)] = series[place]
+            writer.append(StepRecord(step, step // 45, phase, indices, moments))
+        writer.close()
+        return writer.run
+
+    return make
+
+
+@pytest.fixture
+def make_site() -> Callable[..., Site]:
+    return site

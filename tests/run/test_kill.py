@@ -1,0 +1,72 @@
+"""`kill -9` at random instants, with a reader beside: the run opens and lacks at most one flush."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fitscope.run import Run, open_run, recover
+
+WRITER = Path(__file__).with_name("kill_writer.py")
+ROUNDS = 8
+
+
+def series(run: Run, site: int, statistic: str = "mean") -> np.ndarray:
+    table = run.stats(f"layer_{site}", statistic).to_arrow()
+    steps = table.column("step").to_numpy()
+    np.testing.assert_array_equal(steps, np.arange(len(steps)))
+    if statistic == "mean":
+        np.testing.assert_array_equal(table.column("value").to_numpy(), site * 1e6 + steps)
+    return steps
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_random_instants(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    instants = random.Random(time.time_ns())
+    for turn in range(ROUNDS):
+        process = subprocess.Popen(
+            [sys.executable, str(WRITER), str(path), "reopen" if turn else "new"],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        first = process.stdout.readline()  # it runs
+        assert first, "the writer failed to start"
+        acknowledged = [int(first)]
+        lines = process.stdout
+        drain = threading.Thread(target=lambda: acknowledged.extend(int(s) for s in lines))
+        drain.start()
+        until = time.monotonic() + instants.uniform(0.0, 0.6)
+        run = open_run(path)
+        seen = reads = 0
+        while time.monotonic() < until:
+            steps = series(run if reads % 3 else open_run(path), reads % 4)
+            assert len(steps) >= seen
+            seen, reads = len(steps), reads + 1
+        assert run.status == "running"
+        process.kill()
+        process.wait(timeout=30)
+        drain.join(timeout=30)
+        process.stdout.close()
+        run = open_run(path)
+        assert run.status == "interrupted"
+        counts = [len(series(run, site)) for site in range(4)]
+        assert len(set(counts)) == 1
+        assert counts[0] > acknowledged[-1]
+        assert counts[0] >= seen
+        assert run.histogram("layer_2").total > acknowledged[-1]
+        assert len(series(run, 0, "own")) > acknowledged[-1]
+        assert sum(run.rollup("layer_1", "mean")["rows"].to_pylist()) == counts[0]
+        if turn % 3 == 2:
+            recover(path)
+            assert not list(path.rglob("*.tmp"))
+            assert not list(path.rglob("hot-*"))
+            assert open_run(path).status == "interrupted"
+            assert len(series(open_run(path), 3)) == counts[0]

@@ -1,0 +1,78 @@
+"""Importing fitscope is cheap and has no side effects; what is exported is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import fitscope
+
+HEAVY = ("keras", "jax", "tensorflow", "torch", "rich", "pyarrow", "numpy", "sklearn")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has loaded once ``code`` ran."""
+    report = f"import json, sys; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"{code}\n{report}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_import_loads_nothing_heavy():
+    assert loaded_after("import fitscope") == set()
+
+
+def test_errors_load_nothing_heavy():
+    assert loaded_after("from fitscope import FitscopeError, RunError, SelectionError") == set()
+
+
+def test_reading_a_run_loads_no_keras_and_no_terminal():
+    loaded = loaded_after("import fitscope as fs; fs.open_run; fs.Run")
+    assert loaded.isdisjoint({"keras", "jax", "tensorflow", "torch", "rich", "sklearn"})
+
+
+@pytest.mark.parametrize("module", ["select", "statistics", "run", "terminal", "rules", "cli.main"])
+def test_packages_beside_the_engine_load_no_keras(module: str):
+    loaded = loaded_after(f"import pkgutil, importlib\nimport fitscope.{module}")
+    assert loaded.isdisjoint({"keras", "jax", "tensorflow", "torch"})
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_a_scope_loads_only_the_chosen_backend(backend: str):
+    loaded = loaded_after(
+        f"import os; os.environ['KERAS_BACKEND'] = {backend!r}\nimport fitscope as fs; fs.Scope"
+    )
+    assert backend in loaded
+    # Keras itself needs jax or tensorflow for nothing else, but TensorFlow looks for jax types.
+    assert loaded.isdisjoint({"jax", "tensorflow", "torch"} - {backend})
+
+
+@pytest.mark.parametrize("name", sorted(fitscope._HOMES))
+def test_every_export_exists(name: str):
+    assert getattr(fitscope, name).__name__ == name
+    assert name in dir(fitscope)
+
+
+def test_select_stays_the_function_beside_its_package():
+    from fitscope.select.site import Site
+
+    assert Site.__module__ == "fitscope.select.site"
+    assert repr(fitscope.select("conv*")) == "select('conv*')"
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'scpoe'"):
+        fitscope.scpoe  # noqa: B018
+
+
+def test_version_is_the_installed_one():
+    from importlib.metadata import version
+
+    assert fitscope.__version__ == version("fitscope")
