@@ -40,18 +40,18 @@ def test_reading_a_run_loads_no_keras_and_no_terminal():
 
 @pytest.mark.parametrize("module", ["select", "statistics", "run", "terminal", "rules", "cli.main"])
 def test_packages_beside_the_engine_load_no_keras(module: str):
-    loaded = loaded_after(f"import pkgutil, importlib\nimport fitscope.{module}")
+    loaded = loaded_after(f"import fitscope.{module}")
     assert loaded.isdisjoint({"keras", "jax", "tensorflow", "torch"})
 
 
 @pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
-def test_a_scope_loads_only_the_chosen_backend(backend: str):
-    loaded = loaded_after(
-        f"import os; os.environ['KERAS_BACKEND'] = {backend!r}\nimport fitscope as fs; fs.Scope"
-    )
+def test_a_scope_loads_no_backend_that_keras_does_not(backend: str):
+    choose = f"import os; os.environ['KERAS_BACKEND'] = {backend!r}\n"
+    backends = {"jax", "tensorflow", "torch"}
+    loaded = loaded_after(choose + "import fitscope as fs; fs.Scope") & backends
     assert backend in loaded
-    # Keras itself needs jax or tensorflow for nothing else, but TensorFlow looks for jax types.
-    assert loaded.isdisjoint({"jax", "tensorflow", "torch"} - {backend})
+    # Keras alone may load more than the chosen one: 3.15 imports JAX wherever it is installed.
+    assert loaded <= loaded_after(choose + "import keras") | {backend}
 
 
 @pytest.mark.parametrize("name", sorted(fitscope._HOMES))

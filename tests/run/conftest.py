@@ -196,6 +196,11 @@ def tools() -> Any:
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        make=make, write=write, make_sites=make_sites, moments=moments, histogram=histogram,
-        names=NAMES, stored=STORED,
+        make=make,
+        write=write,
+        make_sites=make_sites,
+        moments=moments,
+        histogram=histogram,
+        names=NAMES,
+        stored=STORED,
     )

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def writer(tmp_path: Path, tools: Any) -> RunWriter:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Set `disk["error"]` to make writes fail, after `disk["room"]` more bytes."""
     state: dict[str, Any] = {"error": None, "room": 0}
     real_write, real_open = os.write, os.open
@@ -56,7 +56,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
     monkeypatch.setattr(hot.os, "write", write)
     monkeypatch.setattr(hot.os, "open", opened)
-    yield state
+    return state
+
+
+def run_steps(writer: RunWriter, first: int, stop: int) -> None:
+    for step in range(first, stop):
+        writer.append(record(step))
 
 
 def steps(run: Any, statistic: str = "mean") -> list[int]:
@@ -68,16 +73,15 @@ def steps(run: Any, statistic: str = "mean") -> list[int]:
 def test_memory_takes_over_and_one_warning_says_so(
     writer: RunWriter, disk: dict[str, Any], code: int, room: int
 ) -> None:
-    for step in range(20):
-        writer.append(record(step))
+    run_steps(writer, 0, 20)
     disk.update(error=code, room=room)
     if code == errno.EACCES:
         writer._streams["stats"].seal()  # the next batch needs a new file
         writer._streams["hist"].seal()
         writer._streams["extra"].seal()
-    with pytest.warns(RuntimeWarning) as caught:
-        for step in range(20, 100):
-            writer.append(record(step))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_steps(writer, 20, 100)
         writer.flush()
         writer.close()
     assert len(caught) == 1
@@ -102,16 +106,13 @@ def test_a_disk_that_recovers_gets_everything(
 ) -> None:
     disk["error"] = errno.ENOSPC
     with pytest.warns(RuntimeWarning):
-        for step in range(30):
-            writer.append(record(step))
+        run_steps(writer, 0, 30)
     disk["error"] = None
-    for step in range(30, 50):
-        writer.append(record(step))
+    run_steps(writer, 30, 50)
     assert steps(open_run(writer.path or "")) == []  # not tried again yet
     later = time.monotonic() + stream.RETRY_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    for step in range(50, 60):
-        writer.append(record(step))
+    run_steps(writer, 50, 60)
     for run in (open_run(writer.path or ""), writer.run):
         assert steps(run) == list(range(60))
         assert run.histogram("c").total == 1830
@@ -124,24 +125,23 @@ def test_a_disk_that_recovers_gets_everything(
 def test_close_tries_once_more(writer: RunWriter, disk: dict[str, Any]) -> None:
     disk["error"] = errno.ENOSPC
     with pytest.warns(RuntimeWarning):
-        for step in range(30):
-            writer.append(record(step))
+        run_steps(writer, 0, 30)
     disk["error"] = None
     writer.close()
     assert steps(open_run(writer.path or "")) == list(range(30))
 
 
 def test_a_deleted_directory(writer: RunWriter) -> None:
-    for step in range(10):
-        writer.append(record(step))
+    run_steps(writer, 0, 10)
     shutil.rmtree(writer.path or "")
-    with pytest.warns(RuntimeWarning, match="deleted") as caught:
-        for step in range(10, 40):
-            writer.append(record(step))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run_steps(writer, 10, 40)
         writer.add_finding({"rule": "x"})
         writer.set_graph({})
         writer.close()
     assert len(caught) == 1
+    assert "deleted" in str(caught[0].message)
     assert steps(writer.run) == list(range(10, 40))
     assert writer.run.findings == [{"rule": "x"}]
     assert not (writer.path or Path()).exists()
@@ -153,15 +153,13 @@ def test_sealing_fails_and_nothing_is_lost(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for step in range(20):
-        writer.append(record(step))
+    run_steps(writer, 0, 20)
     with monkeypatch.context() as patch:
         patch.setattr(pq.ParquetWriter, "write_table", full)
         with pytest.warns(RuntimeWarning, match="seal"):
             writer._streams["stats"].seal()
-            writer._streams["hist"].seal()
-        for step in range(20, 40):
-            writer.append(record(step))
+        writer._streams["hist"].seal()
+        run_steps(writer, 20, 40)
         assert steps(open_run(writer.path or "")) == list(range(40))
     writer.close()
     stats = (writer.path or Path()) / "rank=00000" / "stats"
@@ -175,8 +173,7 @@ def test_warnings_as_errors_do_not_end_training(
     disk["error"] = errno.ENOSPC
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for step in range(30):
-            writer.append(record(step))
+        run_steps(writer, 0, 30)
     assert "No space left" in capsys.readouterr().err
     assert steps(writer.run) == list(range(30))
 
@@ -213,8 +210,7 @@ def test_memory_that_overflows_counts_what_is_lost(
     writer.add_sites(tools.make_sites(["a", "b", "c"]))
     disk["error"] = errno.ENOSPC
     with pytest.warns(RuntimeWarning):
-        for step in range(3000):
-            writer.append(record(step))
+        run_steps(writer, 0, 3000)
     held = steps(writer.run)
     assert 0 < len(held) < 1000
     assert writer.lost_steps == 3000 - len(held)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +156,7 @@ def test_steps_that_make_no_sense(run: Run, steps: Any) -> None:
 
 
 def test_an_unknown_statistic_names_near_misses(run: Run) -> None:
-    with pytest.raises(StatisticError, match="unknown statistic 'rsm'.*'rms'"):
+    with pytest.raises(StatisticError, match=r"unknown statistic 'rsm'.*'rms'"):
         run.stats("dense", "rsm")
     with pytest.raises(StatisticError, match="'range'"):
         run.stats("dense", ["mean", "rang"])
@@ -194,7 +193,10 @@ def test_last_is_the_latest_step_of_the_phase(run: Run, made: Any, tools: Any) -
         last = run.last(phase)
         assert list(last) == tools.names
         for name, values in last.items():
-            for statistic, value in {**tools.moments(tensors[name]), **derived(tensors[name])}.items():
+            for statistic, value in {
+                **tools.moments(tensors[name]),
+                **derived(tensors[name]),
+            }.items():
                 np.testing.assert_allclose(values[statistic], value, rtol=1e-6)
         assert last["conv_1"]["range"] == record.step / 2
     assert run.last("test") == {}
@@ -207,7 +209,10 @@ def test_rollup(run: Run, made: Any, level: int) -> None:
     assert sum(r["rows"] for r in rows if r["statistic"] == "mean") == 106
     pairs = made.where("train")
     for statistic, read in (
-        ("mean", lambda x: x[np.isfinite(x)].mean(dtype=np.float64) if np.isfinite(x).any() else np.nan),
+        (
+            "mean",
+            lambda x: x[np.isfinite(x)].mean(dtype=np.float64) if np.isfinite(x).any() else np.nan,
+        ),
         ("zero_fraction", lambda x: (x == 0).mean()),
     ):
         at = 0
@@ -259,13 +264,9 @@ def test_reading_changes_nothing(run: Run) -> None:
     if run.path is None or run.status != "finished":
         pytest.skip("only for a directory at rest")
 
-    def snapshot() -> dict[str, tuple[int, int, int]]:
-        return {
-            os.path.join(folder, name): (s.st_mtime_ns, s.st_size, s.st_ino)
-            for folder, folders, files in os.walk(run.path or "")
-            for name in [*folders, *files]
-            for s in [os.stat(os.path.join(folder, name))]
-        }
+    def snapshot() -> dict[Path, tuple[int, int, int]]:
+        stats = {path: path.stat() for path in Path(run.path or "").rglob("*")}
+        return {path: (s.st_mtime_ns, s.st_size, s.st_ino) for path, s in stats.items()}
 
     before = snapshot()
     fresh = open_run(run.path)

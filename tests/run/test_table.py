@@ -40,7 +40,7 @@ def test_the_arrow_stream_interface(table: Table) -> None:
     import polars
 
     assert polars.DataFrame(table).shape == (20, 3)
-    assert pa.table(table).equals(table.to_arrow())
+    assert pa.table(table).column("site").to_pylist() == ["a", "b"] * 10
 
 
 def test_prints_head_and_tail(table: Table) -> None:

@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fitscope.errors import RunError, RunExistsError
-from fitscope.run import RunWriter, StepRecord, open_run, recover
-from fitscope.run import liveness
+from fitscope.run import RunWriter, StepRecord, liveness, open_run, recover
 from fitscope.select import Unseen
 
 POLARS = pytest.importorskip("polars")
@@ -110,7 +109,13 @@ def test_adding_a_site_again_keeps_its_index(tmp_path: Path, tools: Any) -> None
 
 
 def test_graph_unseen_findings_and_odd_configs(tmp_path: Path) -> None:
-    config = {"lr": np.float32(0.5), "nan": float("nan"), "shape": (1, 2), "path": Path("x"), 1: {2}}
+    config = {
+        "lr": np.float32(0.5),
+        "nan": float("nan"),
+        "shape": (1, 2),
+        "path": Path("x"),
+        1: {2},
+    }
     writer = RunWriter(tmp_path / "run", config=config)
     gap = Unseen("rnn/cell", "it runs inside a scan.", "Watch the output.")
     writer.add_unseen([gap])
@@ -152,7 +157,7 @@ def test_refuses_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(RunError, match="cannot be written to.*No space"):
+    with pytest.raises(RunError, match=r"cannot be written to.*No space"):
         RunWriter(tmp_path / "run", config={})
 
 
@@ -261,7 +266,7 @@ def test_threads(tmp_path: Path, made: Any) -> None:
     writer = RunWriter(tmp_path / "run", config={}, flush_steps=3)
     writer.add_sites(made.sites)
     record = made.records[0]
-    failures: list[BaseException] = []
+    failures: list[Exception] = []
 
     def drain() -> None:
         try:
@@ -271,7 +276,7 @@ def test_threads(tmp_path: Path, made: Any) -> None:
                     with writer.lock:
                         writer._streams["stats"].flush()
                         writer._streams["stats"].seal()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  # reported by the main thread
             failures.append(error)
 
     thread = threading.Thread(target=drain)

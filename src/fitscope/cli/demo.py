@@ -13,7 +13,7 @@ from fitscope.cli.exit_codes import OK
 if TYPE_CHECKING:
     from fitscope.cli.arguments import Commands
 
-EPOCHS = 15
+EPOCHS = 30
 
 _EXAMPLE = """\
   fitscope demo

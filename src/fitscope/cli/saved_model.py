@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 _SAVED_CONFIG = "config.json"
+_MISSING = re.compile(r"Could not locate (class|function) '([^']+)'")
 
 
 class SavedModelError(FitscopeError):
@@ -35,8 +37,11 @@ def check_file(name: str) -> None:
     if not path.exists():
         raise SavedModelError(f"There is no file {name}; give the path of a saved .keras model.")
     if path.is_dir():
-        what = "is a run; use `fitscope show`" if (path / "run.json").exists() else "is a folder"
-        raise SavedModelError(f"{name} {what}; expected a file saved by model.save('x.keras').")
+        if (path / "run.json").exists():
+            raise SavedModelError(f"{name} is a run and no model; use `fitscope show {name}`.")
+        raise SavedModelError(
+            f"{name} is a folder; expected a file saved by model.save('x.keras')."
+        )
     if path.name.endswith(".weights.h5"):
         raise SavedModelError(
             f"{name} holds weights and no model; save the whole one by model.save('x.keras')."
@@ -90,10 +95,15 @@ def _reason(name: str, error: Exception) -> str:
         )
     if "Could not locate" in text or "register_keras_serializable" in text:
         return (
-            f"{name} uses a custom class that is not registered ({_first_line(text)}); name the "
-            "module that registers it: --import MODULE."
+            f"{name} uses {_missing_name(text)}, which is not registered; name the module that "
+            "registers it: --import MODULE."
         )
     return f"Keras cannot load {name}: {type(error).__name__}: {_first_line(text)}"
+
+
+def _missing_name(text: str) -> str:
+    found = _MISSING.search(text)
+    return f"the custom {found[1]} {found[2]}" if found else "a custom class or function"
 
 
 def _first_line(text: str) -> str:

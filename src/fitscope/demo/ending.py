@@ -58,11 +58,11 @@ def ending_text(
     """
     found = findings(run)
     text = Text()
-    text.append(f"Accuracy on the images kept apart: {percent(accuracy)}. ")
+    text.append(f"Accuracy on unseen images: {percent(accuracy)}.")
     # The finding is read from the run, so the text never claims what this training did not show.
     seen = any(finding.rule == "dead_units" and finding.site == _LAYER for finding in found)
     if seen and accuracy > 0.9:
-        text.append("From the accuracy alone nothing looks wrong.")
+        text.append(" From the accuracy alone nothing looks wrong.")
     text.append("\n\n")
     text.append_text(findings_text(found, width))
     text.append("\n\n")
@@ -70,8 +70,8 @@ def ending_text(
         text.append(paragraph(_PLANTED, width) + "\n\n")
     elif flawed:
         text.append(paragraph(_NOT_FOUND, width) + "\n\n")
-    spoken = cost_text(cost)
-    text.append(f"Cost: {spoken}.\nRun:  {path}\n\n")
+    text.append(f"Cost: {cost_text(cost)}.\n")
+    text.append(paragraph(_COST, width) + f"\nRun:  {path}\n\n")
     text.append("Look further:\n", style="bold")
     directory = shlex.quote(str(path))
     text.append(f"  fitscope show {directory}\n  fitscope show {directory} --phase validation")
@@ -85,7 +85,11 @@ _PLANTED = (
     "most of its filters start below zero for every image, and a ReLU passes no gradient there. "
     "The filters that are left suffice for 8x8 digits."
 )
+_COST = (
+    "The demo observes every 5th step, so that the table moves and each run finds the same; "
+    "fs.Scope() by itself chooses the steps so that watching stays within 2% of the time."
+)
 _NOT_FOUND = (
     "The network has a flaw that was planted in conv_2 (its bias initializer draws around -1), "
-    "but too few steps were observed for the rules to say so. Train longer: --epochs 15."
+    "but too few steps were observed for the rules to say so. Train longer: --epochs 30."
 )

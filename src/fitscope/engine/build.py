@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from fitscope.engine import keras_internals
-from fitscope.engine.layout import Rows
+from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan
 
 
@@ -17,7 +17,7 @@ class Engine(Protocol):
         self,
         phase: str,
         plain: Callable[..., Any],
-        emit: Callable[[Rows], None],
+        emit: Callable[[Row], None],
         failed: Callable[[BaseException], None],
     ) -> Callable[..., Any]:
         """A drop-in for the function that Keras runs at every step, which also measures.

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,14 +24,16 @@ from jax.extend.core import get_opaque_trace_state
 
 from fitscope.engine import jax_kernel, keras_internals
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.jax_rows import Pass, segments
+from fitscope.engine.layout import Layout, Reading, Row
 from fitscope.engine.plan import Plan
 from fitscope.engine.trace import Root, Slot, Trace
-from fitscope.engine.vector import BINS, LENGTH
+from fitscope.engine.vector import BINS
 from fitscope.errors import StatisticError
 from fitscope.select.unseen import Unseen
+from fitscope.statistics.moments import empty
 
-Emit = Callable[[Rows], None]
+Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
 
 
@@ -44,11 +46,14 @@ class Measured:
 class JaxDevice:
     """Measures tensors in a trace and puts the results into carriers."""
 
-    def __init__(self, carriers: dict[int, Carrier]) -> None:
+    def __init__(self, carriers: Mapping[int, Carrier]) -> None:
         self.carriers = carriers
+        self.missing: list[Any] = []
+        """Layers that a forward pass started from without a carrier."""
+        self.passes: list[Pass] = []
+        self.slots: list[list[Slot]] = []
+        """Of each pass, before the sites have their final names."""
         self.lost: list[Unseen] = []
-        self.needs: dict[int, tuple[Any, int, int]] = {}
-        """Per starting layer: the layer, slots and length of extra states of the whole step."""
 
     def is_tensor(self, value: Any) -> bool:
         return isinstance(value, jax.Array) and hasattr(value, "ndim")
@@ -70,15 +75,12 @@ class JaxDevice:
     def finish(self, root: Root) -> None:
         if not root.slots:
             return
-        scope = keras_internals.current_stateless_scope()
         layer = root.entry.target
-        _, slots, extras = self.needs.get(id(layer), (layer, 0, 0))
-        end = slots + len(root.slots)
-        lengths = [int(e.shape[0]) for s in root.slots for e in s.measured.extra]
-        self.needs[id(layer)] = (layer, end, extras + sum(lengths))
         carrier = self.carriers.get(id(layer))
-        if carrier is None or not carrier.fits(end, extras + sum(lengths)):
-            return  # traced again with room for everything
+        if carrier is None:
+            self.missing.append(layer)
+            return
+        scope = keras_internals.current_stateless_scope()
         if scope is None or any(id(v) not in scope.state_mapping for v in carrier.variables):
             self.lost += [
                 Unseen(
@@ -88,54 +90,59 @@ class JaxDevice:
                 )
                 for slot in root.slots
             ]
+            root.slots.clear()
             return
         found = [s.measured.reduced for s in root.slots]
-        carrier.write(
-            scope,
-            slots,
-            jax_kernel.moments(found),
-            jax_kernel.histograms(found),
-            extras,
-            [e for s in root.slots for e in s.measured.extra],
-        )
+        extra = [state for s in root.slots for state in s.measured.extra]
+        row = jax_kernel.segment(len(self.passes), found, extra)
+        carrier.extend(scope, row, jax_kernel.histograms(found))
+        lengths = sum(int(state.shape[0]) for state in extra)
+        self.passes.append(Pass(tuple(r.shape for r in found), lengths))
+        self.slots.append(root.slots)
+
+
+class _AnyShape:
+    """Equal to every shape: what a carrier holds grows with each pass of a step."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Growing(keras.Variable):
+    @property
+    def shape(self) -> Any:
+        return _AnyShape()
 
 
 class Carrier:
     """Variables that bring the results of one starting layer's passes out of the trace."""
 
-    def __init__(self, layer: Any, slots: int, extras: int) -> None:
+    def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self.slots, self.extras = slots, extras
-        shapes = {"moments": (slots, LENGTH), "histograms": (slots, BINS), "extra": (extras,)}
         with jax.ensure_compile_time_eval():
             self.variables = [
-                keras.Variable(
-                    np.zeros(shape, _DTYPES[name]),
+                _Growing(
+                    np.zeros((0,), dtype),
                     trainable=False,
                     autocast=False,
-                    dtype=_DTYPES[name],
+                    dtype=dtype,
                     name=f"fitscope_{name}",
                 )
-                for name, shape in shapes.items()
+                for name, dtype in (("row", "float32"), ("histograms", "uint16"))
             ]
 
-    def fits(self, slots: int, extras: int) -> bool:
-        return slots <= self.slots and extras <= self.extras
-
     def initial(self) -> list[Any]:
-        return [jnp.zeros(v.shape, v.dtype) for v in self.variables]
+        return [jnp.zeros((0,), v.dtype) for v in self.variables]
 
-    def write(self, scope: Any, slot: int, moments: Any, hist: Any, at: int, extra: list[Any]) -> None:
-        now = [scope.get_current_value(v) for v in self.variables]
-        end = slot + moments.shape[0]
-        self.variables[0].assign(now[0].at[slot:end].set(moments))
-        self.variables[1].assign(now[1].at[slot:end].set(hist))
-        if extra:
-            flat = jnp.concatenate(extra)
-            self.variables[2].assign(now[2].at[at : at + flat.shape[0]].set(flat))
-
-
-_DTYPES = {"moments": "float32", "histograms": "uint16", "extra": "float32"}
+    def extend(self, scope: Any, *parts: Any) -> None:
+        for variable, part in zip(self.variables, parts, strict=True):
+            held = scope.get_current_value(variable)
+            scope.add_update((variable, jnp.concatenate([held, part])))
 
 
 def user_state(statistic: Any, x: Any) -> Any:
@@ -174,7 +181,7 @@ class _Carried:
 
     def part(self, state: Sequence[Any]) -> tuple[tuple[Any, ...], dict[int, list[Any]]]:
         """Keras' state tuple again, and the carriers' values by starting layer."""
-        values: dict[int, list[Any]] = {id(c.layer): [None] * 3 for c in self._carriers}
+        values: dict[int, list[Any]] = {id(c.layer): [None] * 2 for c in self._carriers}
         own: list[Any] = []
         for place, value in zip(self._order, state[1], strict=True):
             if place is None:
@@ -206,10 +213,9 @@ class JaxEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._model = weakref.ref(model)
         self.plan = plan
-        self._needs: dict[int, tuple[Any, int, int]] = {
-            id(model): (model, 2 * len(plan.candidates) + 4, 0)
-        }
-        self._layouts: list[Layout] = []
+        self._starts: list[Any] = [model]
+        """Layers that forward passes start from; a custom train_step may call parts alone."""
+        self._traced_steps: list[_TracedStep] = []
 
     def observed(
         self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
@@ -222,18 +228,18 @@ class JaxEngine:
             step = jax.jit(step, donate_argnums=0, **self._shardings(phase))
 
         def one_step(state: Any, data: Any) -> Any:
-            traced = len(self._layouts)
+            traced = len(self._traced_steps)
             try:
-                outputs, state, (key, moments, histograms, extra) = step(state, data)
+                outputs, state, (key, row, histograms) = step(state, data)
             except StatisticError:
                 raise
             except Exception as error:
-                if not compiled or len(self._layouts) > traced:
+                if not compiled or len(self._traced_steps) > traced:
                     raise  # not while tracing: the step itself failed
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            emit(Rows(self._layouts, key, moments, histograms, extra))
+            emit(SegmentRow(self._traced_steps, key, row, histograms))
             return outputs, state
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
@@ -258,50 +264,74 @@ class JaxEngine:
         model = self._model()
         run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[phase]
         for _ in range(_TRIES):
-            carriers = [Carrier(*need) for need in self._needs.values()]
-            device = JaxDevice({id(c.layer): c for c in carriers})
+            carriers = {id(layer): Carrier(layer) for layer in self._starts}
+            device = JaxDevice(carriers)
             trace = Trace(self.plan, device)
-            with _attached(model, carriers) as carried, trace.installed():
+            with _attached(model, list(carriers.values())) as carried, trace.installed():
                 outputs, new = run(carried.join(state), data)
             new, values = carried.part(new)
-            if self._had_room(device):
-                return outputs, new, self._rows(trace, device, values)
-        raise RuntimeError("fitscope: the sites of a step kept changing while it was traced")
+            if not device.missing:
+                return outputs, new, self._row(trace, device, values)
+            known = {id(layer) for layer in self._starts}
+            self._starts += {id(x): x for x in device.missing if id(x) not in known}.values()
+        raise RuntimeError("fitscope: the layers a step starts from kept changing while traced")
 
-    def _had_room(self, device: JaxDevice) -> bool:
-        """Whether every carrier was large enough; if not, the next try gets what was needed."""
-        enough = True
-        for key, (layer, slots, extras) in device.needs.items():
-            carrier = device.carriers.get(key)
-            if carrier is None or not carrier.fits(slots, extras):
-                _, s, e = self._needs.get(key, (layer, 0, 0))
-                self._needs[key] = (layer, max(slots, s), max(extras, e))
-                enough = False
-        return enough
-
-    def _rows(self, trace: Trace, device: JaxDevice, values: dict[int, list[Any]]) -> Any:
-        moments: list[Any] = [jnp.zeros((0, LENGTH), jnp.float32)]
-        histograms: list[Any] = [jnp.zeros((0, BINS), jnp.uint16)]
-        extra: list[Any] = [jnp.zeros((0,), jnp.float32)]
-        slots: list[Slot] = []
-        for key, (_, n, m) in device.needs.items():
-            passes = [found for root, found in trace.passes() if id(root.entry.target) == key]
-            slots += [slot for found in passes for slot in found]
-            moments.append(values[key][0][:n])
-            histograms.append(values[key][1][:n])
-            extra.append(values[key][2][:m])
+    def _row(self, trace: Trace, device: JaxDevice, values: dict[int, list[Any]]) -> Any:
+        named = {id(root.slots): found for root, found in trace.passes()}
+        per_pass = [named[id(slots)] for slots in device.slots]
+        slots = [slot for found in per_pass for slot in found]
         lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
-        self._layouts.append(Layout.of(slots, lengths, [*trace.not_fired(), *device.lost]))
-        return (
-            jnp.int32(len(self._layouts) - 1),
-            jnp.concatenate(moments),
-            jnp.concatenate(histograms),
-            jnp.concatenate(extra),
-        )
+        layout = Layout.of(slots, lengths, [*trace.not_fired(), *device.lost])
+        self._traced_steps.append(_TracedStep(layout, tuple(device.passes)))
+        rows, histograms = zip(*values.values(), strict=True)
+        key = jnp.int32(len(self._traced_steps) - 1)
+        return key, jnp.concatenate(rows), jnp.concatenate(histograms)
 
 
 _TRIES = 4
-"""Traces until the carriers fit: one finds what is needed, one more if that changed the calls."""
+"""Traces until every starting layer has a carrier: nested ones may come to light one by one."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TracedStep:
+    """What the rows of one compiled signature hold."""
+
+    layout: Layout
+    passes: tuple[Pass, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentRow:
+    """A row of `jax_rows` and the histograms beside it, still on the device."""
+
+    steps: Sequence[_TracedStep]
+    key: Any
+    row: Any
+    histograms: Any
+
+    def arrays(self) -> Sequence[Any]:
+        return self.key, self.row, self.histograms
+
+    def read(self) -> Reading:
+        step = self.steps[int(self.key)]
+        layout, passes = step.layout, step.passes
+        firsts = np.cumsum([0, *(len(p.shapes) for p in passes)])
+        states = np.cumsum([0, *(p.extra for p in passes)])
+        sites = len(layout.sites)
+        fired = np.zeros(sites, bool)
+        moments = empty(sites)
+        counts = np.zeros((sites, BINS), np.uint16)
+        extra = np.zeros(states[-1], np.float32)
+        histograms = np.asarray(self.histograms).reshape(-1, BINS)
+        at = 0
+        for number, found, state in segments(np.asarray(self.row), passes):
+            place = slice(firsts[number], firsts[number + 1])
+            fired[place] = True
+            moments[place] = found
+            counts[place] = histograms[at : at + len(found)]
+            extra[states[number] : states[number + 1]] = state
+            at += len(found)
+        return Reading(layout, fired, moments, counts, extra)
 
 
 def _predict(model: Any) -> Callable[..., Any]:

@@ -158,15 +158,20 @@ def make_function(
 
 
 def make_predict_function(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Keras' predict loop around another step; it takes the step from the model alone."""
+    """Keras' predict loop around another step; it looks the step up on the model as it traces."""
     before = model.predict_function
-    vars(model)["predict_step"] = step
-    try:
-        model.make_predict_function(force=True)
-        return model.predict_function
-    finally:
-        del vars(model)["predict_step"]
-        model.predict_function = before
+    model.make_predict_function(force=True)
+    function = model.predict_function
+    model.predict_function = before
+
+    def predict(iterator: Any) -> Any:
+        vars(model)["predict_step"] = step
+        try:
+            return function(iterator)
+        finally:
+            del vars(model)["predict_step"]
+
+    return predict
 
 
 def abstract_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

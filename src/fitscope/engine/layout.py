@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from fitscope.engine.trace import Slot
+from fitscope.engine.vector import FIRED, decode
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -49,16 +52,47 @@ class Layout:
         return cls(tuple(s.site for s in slots), tuple(extras), tuple(unseen))
 
 
+class Row(Protocol):
+    """One observed step on its way from the device to the run; its arrays may still be there."""
+
+    def arrays(self) -> Sequence[Any]:
+        """The device arrays, for starting their transfer."""
+        ...
+
+    def read(self) -> Reading:
+        """Wait for the arrays and read them, on the host."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """One observed step on its way from the device to the run.
+class Reading:
+    """One observed step on the host.
+
+    Attributes:
+        layout: what was measured.
+        fired: which of the layout's sites have a result, `[sites]` of bool.
+        moments: `[sites, len(COLUMNS)]` float64.
+        histograms: `[sites, BINS]` counts.
+        extra: the states of user statistics, one after the other.
+    """
+
+    layout: Layout
+    fired: Any
+    moments: Any
+    histograms: Any
+    extra: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VectorRow:
+    """A row whose moments were finished on the device, as the vectors of `vector.py`.
 
     Attributes:
         layouts: every layout of the function that ran.
-        key: which of them holds for these arrays; may still be on the device.
-        moments: `[sites, vector.LENGTH]` float32, still on the device.
-        histograms: `[sites, vector.BINS]` counts, still on the device.
-        extra: the states of user statistics, one after the other.
+        key: which of them holds for these arrays.
+        moments: `[sites, vector.LENGTH]` float32.
+        histograms: `[sites, vector.BINS]` counts.
+        extra: the states of user statistics.
     """
 
     layouts: Sequence[Layout]
@@ -66,3 +100,23 @@ class Rows:
     moments: Any
     histograms: Any
     extra: Any
+
+    def arrays(self) -> Sequence[Any]:
+        return self.moments, self.histograms, self.extra
+
+    def read(self) -> Reading:
+        vectors = to_host(self.moments)
+        return Reading(
+            self.layouts[int(self.key)],
+            vectors[:, FIRED] > 0,
+            decode(vectors),
+            to_host(self.histograms),
+            to_host(self.extra),
+        )
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array of a tensor of any backend."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    return np.asarray(array)

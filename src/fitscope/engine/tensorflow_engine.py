@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from fitscope.engine import keras_internals, tensorflow_kernel
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.layout import Layout, Row, VectorRow
 from fitscope.engine.plan import Plan
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS, LENGTH
@@ -20,7 +20,7 @@ from fitscope.errors import StatisticError, UnsupportedError
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.activation import Zones
 
-Emit = Callable[[Rows], None]
+Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
 
 
@@ -111,15 +111,14 @@ class TensorFlowEngine:
         """See `build.Engine.observed`."""
         model = self._model()
         ring = _Ring(int(model.steps_per_execution))
-        name = f"{phase}_step"
+        run = getattr(model, f"{phase}_step")
+        # A train_step that is itself a tf.function may hold a trace without our layers.
+        run = getattr(run, "python_function", run)
 
         @tf.autograph.experimental.do_not_convert
         def observed_step(data: Any) -> Any:
             device = TensorFlowDevice()
             trace = Trace(self.plan, device)
-            run = getattr(model, name)
-            # A train_step that is itself a tf.function may hold a trace without our layers.
-            run = getattr(run, "python_function", run)
             with trace.installed():
                 outputs = run(data)
             slots = [slot for _, found in trace.passes() for slot in found]
@@ -222,15 +221,15 @@ class _Ring:
     def ran(self) -> bool:
         return int(self.cursor) > 0
 
-    def read(self) -> list[Rows]:
+    def read(self) -> list[VectorRow]:
         count = int(self.cursor)
         keys = self.keys.numpy() if self.keys is not None else []
-        rows: list[Rows] = []
+        rows: list[VectorRow] = []
         for i in range(count):
             buffer = self._buffers[keys[i]]
             # `x[i]` copies on the device; the variable is free for the next step.
             moments, hists, extra = (buffer[n][i] for n in ("moments", "histograms", "extra"))
-            rows.append(Rows(self.layouts, int(keys[i]), moments, hists, extra))
+            rows.append(VectorRow(self.layouts, int(keys[i]), moments, hists, extra))
         return rows
 
 

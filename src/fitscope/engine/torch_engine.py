@@ -11,13 +11,13 @@ import torch
 
 from fitscope.engine import torch_kernel
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.layout import Layout, Row, VectorRow
 from fitscope.engine.plan import Plan
 from fitscope.engine.trace import Root, Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import StatisticError
 
-Emit = Callable[[Rows], None]
+Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
 
 
@@ -111,7 +111,7 @@ class TorchEngine:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    def _rows(self, trace: Trace) -> Rows:
+    def _rows(self, trace: Trace) -> VectorRow:
         slots = [slot for root in trace.roots for slot in root.slots]
         with torch.no_grad():
             moments = torch.stack([s.measured.moments for s in slots]) if slots else torch.zeros(0, LENGTH)
@@ -128,4 +128,4 @@ class TorchEngine:
             named = [slot for _, found in trace.passes() for slot in found]
             lengths = [[e.shape[0] for e in s.measured.extra] for s in named]
             layout = self._layouts[key] = Layout.of(named, lengths, trace.not_fired())
-        return Rows([layout], 0, moments, histograms, extra)
+        return VectorRow([layout], 0, moments, histograms, extra)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fitscope.rules.finding import Finding
-from fitscope.rules.series import Series, lasting_tail, series_of
+from fitscope.rules.series import Series, lasting_tail, series_of, when
 from fitscope.rules.switching import can_switch_off
 from fitscope.terminal.numbers import compact, count
 
@@ -54,8 +54,8 @@ def constant_output(run: Run) -> list[Finding]:
     others = len(constant) - 1
     message = (
         f"Every value of {name} was {compact(value)} in the last observed step, and the values "
-        f"within a step were all equal in each of the last {stretch} observed steps, from step "
-        f"{first} on: whatever comes in makes no difference."
+        f"within a step were all equal {when(stretch, len(series), first)}: whatever comes in "
+        "makes no difference."
     )
     if others:
         message += f" {count(others)} more {'layer is' if others == 1 else 'layers are'} constant."

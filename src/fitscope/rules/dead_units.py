@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fitscope.rules.finding import Finding
-from fitscope.rules.series import lasting_tail, series_of
+from fitscope.rules.series import lasting_tail, series_of, when
 from fitscope.rules.switching import can_switch_off
 from fitscope.terminal.numbers import percent
 
@@ -49,15 +49,16 @@ def dead_units(run: Run) -> list[Finding]:
             continue
         lowest = float(shares[-stretch:].min())
         units = int(series["units"][telling][-1])
+        first = int(steps[-stretch])
         all_dead = lowest >= ALL_BUT_DEAD
         findings.append(
             Finding(
                 rule=NAME,
                 severity="error" if all_dead else "warning",
                 site=site,
-                first_step=int(steps[-stretch]),
+                first_step=first,
                 last_step=int(steps[-1]),
-                message=_message(site, lowest, units, stretch, int(steps[-stretch])),
+                message=_message(site, lowest, units, when(stretch, len(shares), first)),
                 evidence={
                     "lowest_share": lowest,
                     "median_share": float(np.median(shares[-stretch:])),
@@ -77,13 +78,13 @@ def dead_units(run: Run) -> list[Finding]:
     return findings
 
 
-def _message(site: str, lowest: float, units: int, stretch: int, first: int) -> str:
+def _message(site: str, lowest: float, units: int, in_steps: str) -> str:
     if lowest >= 1:
         return (
-            f"All {units} units of {site} were off for the whole batch in each of the last "
-            f"{stretch} observed steps, from step {first} on. The layer passes nothing on."
+            f"All {units} units of {site} were off for the whole batch {in_steps}. The layer "
+            "passes nothing on."
         )
     return (
         f"At least {percent(lowest)} of the {units} units of {site} were off for the whole batch "
-        f"in each of the last {stretch} observed steps, from step {first} on."
+        f"{in_steps}."
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from fitscope.rules.finding import Finding
 from fitscope.rules.outputs import output_paths
-from fitscope.rules.series import lasting_tail, series_of
+from fitscope.rules.series import lasting_tail, series_of, when
 from fitscope.rules.switching import activation_of, can_saturate
 from fitscope.terminal.numbers import percent
 
@@ -60,8 +60,8 @@ def saturation(run: Run) -> list[Finding]:
                 last_step=int(steps[-1]),
                 message=(
                     f"At least {percent(lowest)} of the values of {name} lay in the flat part of "
-                    f"{activation} in each of the last {stretch} observed steps, from step "
-                    f"{int(steps[-stretch])} on; almost no gradient passes there."
+                    f"{activation} {when(stretch, len(shares), int(steps[-stretch]))}; almost no "
+                    "gradient passes there."
                 ),
                 evidence={
                     "lowest_share": lowest,

@@ -53,11 +53,10 @@ class KeyColumns:
     def arrays(self, copy: bool) -> list[pa.Array]:
         """The key columns as Arrow arrays, sharing this memory unless `copy`."""
         n = self.rows
-        columns = [self.seq, self.step, self.epoch, self.phase, self.site]
-        columns = [column[:n].copy() if copy else column[:n] for column in columns]
-        arrays = [pa.array(column) for column in columns]
-        arrays[3] = phase_array(columns[3])
-        return arrays
+        phase = self.phase[:n].copy() if copy else self.phase[:n]
+        columns = (column[:n] for column in (self.seq, self.step, self.epoch, self.site))
+        arrays = [pa.array(column.copy() if copy else column) for column in columns]
+        return [*arrays[:3], phase_array(phase), arrays[3]]
 
 
 class StatsBuffer:
@@ -128,7 +127,9 @@ class HistBuffer:
             pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
             for values in (bins, counts)
         ]
-        return pa.RecordBatch.from_arrays([*self.keys.arrays(copy), *lists], schema=SCHEMAS[self.kind])
+        return pa.RecordBatch.from_arrays(
+            [*self.keys.arrays(copy), *lists], schema=SCHEMAS[self.kind]
+        )
 
     def clear(self) -> None:
         """Forget the pending rows and keep the room."""
@@ -176,9 +177,7 @@ class ExtraBuffer:
 
 
 Buffer = StatsBuffer | HistBuffer | ExtraBuffer
-BUFFERS: dict[str, type[Buffer]] = {
-    cls.kind: cls for cls in (StatsBuffer, HistBuffer, ExtraBuffer)
-}
+BUFFERS: dict[str, type[Buffer]] = {cls.kind: cls for cls in (StatsBuffer, HistBuffer, ExtraBuffer)}
 
 
 def check_record(record: StepRecord) -> None:

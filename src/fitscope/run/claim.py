@@ -19,8 +19,8 @@ def claim(path: Path, rank: int) -> None:
         path.mkdir(parents=True, exist_ok=True)
         held = sorted(entry.name for entry in path.iterdir())
         # The other processes of a distributed run may have been here first.
-        others = [n for n in held if not n.startswith("rank=") and n.partition(".tmp")[0] != RUN_FILE]
-        if (rank == 0 and RUN_FILE in held) or (others and rank == 0):
+        others = [name for name in held if not name.startswith("rank=")]
+        if rank == 0 and others:
             raise _exists(path, held)
         # Making the folder is what decides between two processes that come at once.
         (path / rank_name(rank)).mkdir()

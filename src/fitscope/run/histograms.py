@@ -72,9 +72,7 @@ class SparseRows:
         return result
 
 
-def _added(
-    places: NDArray[np.int64], counts: NDArray[np.int64], size: int
-) -> NDArray[np.int64]:
+def _added(places: NDArray[np.int64], counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     result = np.zeros(size, np.int64)
     np.add.at(result, places, counts)
     return result

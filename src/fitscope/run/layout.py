@@ -36,7 +36,8 @@ RUN_FILE = "run.json"
 GRAPH_FILE = "graph.json"
 HEARTBEAT_FILE = "heartbeat.json"
 FINDINGS_FILE = "findings.jsonl"
-STREAMS: tuple[str, ...] = ("stats", "hist", "extra")
+# In the order of flushing: a step that shows in `stats` has its histograms on disk too.
+STREAMS: tuple[str, ...] = ("extra", "hist", "stats")
 ROLLUP = "rollup"
 TEMPORARY = ".tmp"
 

@@ -44,10 +44,7 @@ class MemoryStream:
 
     def __len__(self) -> int:
         """Records held."""
-        return sum(
-            len(np.unique(batch.column("seq").to_numpy()))
-            for batch in self.batches()
-        )
+        return sum(len(np.unique(batch.column("seq").to_numpy())) for batch in self.batches())
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Keep a batch whose memory nobody else writes to."""

@@ -1,4 +1,4 @@
-"""Reading a stream: its sealed segments, its hot end and what is still in memory, as parts in order.
+"""Reading a stream as parts in order: sealed segments, the hot end, what is still in memory.
 
 A read projects columns and skips row groups by site, so one series of a long run touches a small
 share of the files. All parts give the same columns: the keys, with `phase` as int8 codes, and
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fitscope.errors import RunFormatError
 from fitscope.run.hot import Tail
-from fitscope.run.layout import Span, list_stream, segment_name, hot_name
+from fitscope.run.layout import Span, hot_name, list_stream, segment_name
 from fitscope.run.schema import KEYS, SCHEMAS, phase_codes
 
 _ATTEMPTS = 20
@@ -122,12 +122,9 @@ class StreamReader:
         for _ in range(_ATTEMPTS):
             spans, hots = self._listing()
             self._segments = {
-                span: self._segments.get(span) or SegmentPart(self.folder, span)
-                for span in spans
+                span: self._segments.get(span) or SegmentPart(self.folder, span) for span in spans
             }
-            self._tails = {
-                n: self._tails.get(n) or Tail(self.folder / hot_name(n)) for n in hots
-            }
+            self._tails = {n: self._tails.get(n) or Tail(self.folder / hot_name(n)) for n in hots}
             try:
                 batches = [self._tails[n].refresh() for n in hots]
             except FileNotFoundError:
@@ -161,15 +158,16 @@ def read_parts(
     parts: Callable[[], list[Part]], kind: str, columns: Sequence[str], rows: Rows
 ) -> pa.Table:
     """Read all parts, starting again when one is merged away meanwhile."""
-    for attempt in range(_ATTEMPTS):
+    attempt = 0
+    while True:
         try:
             tables = [part.read(columns, rows) for part in parts()]
         except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
+            attempt += 1
+            if attempt == _ATTEMPTS:
                 raise
-            continue
-        return pa.concat_tables([_empty(kind, columns), *tables])
-    raise AssertionError("unreachable")
+        else:
+            return pa.concat_tables([_empty(kind, columns), *tables])
 
 
 def _contiguous(spans: list[Span], hots: list[int]) -> bool:

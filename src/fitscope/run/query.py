@@ -114,9 +114,7 @@ def _from_users(read: Read, rows: Rows, statistics: Sequence[str]) -> list[Piece
     return [Piece(_keys(table), codes, table.column("value").to_numpy())]
 
 
-def _pieces(
-    table: pa.Table, values: Sequence[tuple[int, NDArray[np.float64]]]
-) -> list[Piece]:
+def _pieces(table: pa.Table, values: Sequence[tuple[int, NDArray[np.float64]]]) -> list[Piece]:
     keys = _keys(table)
     return [Piece(keys, np.full(len(value), code, np.int64), value) for code, value in values]
 

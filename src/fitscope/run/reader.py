@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from fitscope.errors import RunError
 from fitscope.run.histograms import SparseRows
@@ -97,7 +96,7 @@ class Run:
     def user_statistics(self) -> list[str]:
         """Names of the statistics of the user that the run holds, sorted."""
         names = self._read("extra", ["statistic"], Rows()).column("statistic")
-        return sorted(pc.unique(names).to_pylist())
+        return sorted(names.unique().to_pylist())
 
     def stats(
         self,
@@ -288,8 +287,10 @@ class Run:
         if isinstance(select, str) and select == "**" and len(sites):
             return None
         found = resolve(make_selector(select), sites)
-        return None if len(found) == len(sites) else np.array(
-            sorted(sites.index_of(site.name) for site in found)
+        return (
+            None
+            if len(found) == len(sites)
+            else np.array(sorted(sites.index_of(site.name) for site in found))
         )
 
 

@@ -14,12 +14,12 @@ from fitscope.run.layout import (
     ROLLUP,
     STREAMS,
     TEMPORARY,
-    list_stream,
-    write_json,
     hot_name,
-    rollup_name,
     list_rollups,
+    list_stream,
+    rollup_name,
     segment_name,
+    write_json,
 )
 from fitscope.run.liveness import beat, is_alive
 from fitscope.run.rollup import LEVELS

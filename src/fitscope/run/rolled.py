@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fitscope.errors import RunError
 from fitscope.run.layout import ROLLUP, Span, list_rollups, rollup_name
 from fitscope.run.parts import Part, Rows, SegmentPart
-from fitscope.run.query import named, moments_of
+from fitscope.run.query import moments_of, named
 from fitscope.run.record import PHASES
 from fitscope.run.rollup import KEY_COLUMNS, LEVELS, roll, roll_again, rollup_columns
 from fitscope.run.schema import KEYS
@@ -31,14 +31,14 @@ def rolled(
     """Blocks of observations, ordered by site, statistic and time; see `Run.rollup`."""
     if level not in LEVELS:
         raise RunError(f"there is no rollup of level {level}; the levels are 64 and 4096.")
-    for attempt in range(_ATTEMPTS):
+    attempt = 0
+    while True:
         try:
-            pieces = _pieces(store, rows, statistics, level)
-            break
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
+            return _tidy(_pieces(store, rows, statistics, level), rows, statistics, names)
+        except FileNotFoundError:  # merged away since it was listed
+            attempt += 1
+            if attempt == _ATTEMPTS:
                 raise
-    return _tidy(pieces, rows, statistics, names)
 
 
 def _pieces(store: Store, rows: Rows, statistics: Sequence[str], level: int) -> list[Columns]:
@@ -74,7 +74,9 @@ def _pieces(store: Store, rows: Rows, statistics: Sequence[str], level: int) -> 
 
 def _read(path: Path, statistics: Sequence[str]) -> Columns:
     wanted = [*KEY_COLUMNS, *(f"{n}.{r}" for n in statistics for r in ("min", "mean", "max"))]
-    return rollup_columns(pq.read_table(path, columns=wanted, use_threads=False), wanted)
+    # Not `read_table`: its dataset layer costs more than these small files do.
+    with pq.ParquetFile(path) as file:
+        return rollup_columns(file.read(columns=wanted, use_threads=False), wanted)
 
 
 def _rolled_here(part: Part, rows: Rows, statistics: Sequence[str]) -> Columns:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fitscope.run.record import PHASES
-from fitscope.run.schema import PHASE_CODES
+from fitscope.run.schema import phase_codes
 from fitscope.run.statistic_names import COLUMN_STATISTICS, compute
 from fitscope.statistics.moments import COLUMNS
 
@@ -116,11 +116,8 @@ def rollup_columns(table: pa.Table, wanted: Sequence[str]) -> dict[str, NDArray[
     """The inverse of `rollup_table`, for some columns; phases become codes."""
     columns: dict[str, NDArray[Any]] = {}
     for name in wanted:
-        if name == "phase":
-            codes = [PHASE_CODES[phase] for phase in table.column(name).to_pylist()]
-            columns[name] = np.array(codes, np.int8)
-        else:
-            columns[name] = table.column(name).to_numpy()
+        column = phase_codes(table) if name == "phase" else table.column(name).to_numpy()
+        columns[name] = column
     return columns
 
 

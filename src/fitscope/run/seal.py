@@ -104,7 +104,7 @@ def _write_segment(
     )
     gather = _gather_columns if kind == "stats" else _gather_rows
     rolled: list[dict[str, NDArray[Any]]] = []
-    with _replacing(path) as temporary:
+    with _Replacing(path) as temporary:
         with pq.ParquetWriter(temporary, schema, **_options(schema)) as writer:
             # A few sites at a time: the gathered columns then stay in cache for the rollup.
             for group in gather(kind, table, order, site[order]):
@@ -169,11 +169,9 @@ def _rolled(group: pa.Table) -> dict[str, NDArray[Any]]:
     return roll(keys, [group.column(name).to_numpy() for name in COLUMNS], LEVELS[0])
 
 
-def _write_rollup(
-    columns: dict[str, NDArray[Any]], path: Path, names: Sequence[str]
-) -> None:
+def _write_rollup(columns: dict[str, NDArray[Any]], path: Path, names: Sequence[str]) -> None:
     table = rollup_table(columns, names)
-    with _replacing(path) as temporary:
+    with _Replacing(path) as temporary:
         pq.write_table(table, temporary, **_options(table.schema))
 
 
@@ -195,9 +193,9 @@ def _roll_second_level(folder: Path, rollups: Path, names: Sequence[str]) -> Non
         if not path.exists():
             return
         tables.append(pq.read_table(path, use_threads=False))
-    columns = rollup_columns(pa.concat_tables(tables), [
-        name for name in tables[0].column_names if name != "name"
-    ])
+    columns = rollup_columns(
+        pa.concat_tables(tables), [name for name in tables[0].column_names if name != "name"]
+    )
     path = rollups / rollup_name(coarse, Span(spans[0].first, spans[-1].last))
     _write_rollup(roll_again(columns, coarse // fine), path, names)
 
@@ -220,7 +218,7 @@ def _options(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-class _replacing(contextlib.AbstractContextManager[Path]):
+class _Replacing(contextlib.AbstractContextManager[Path]):
     """Write to a temporary name; rename when all went well, else delete."""
 
     def __init__(self, path: Path) -> None:

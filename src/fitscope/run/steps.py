@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from fitscope.errors import RunError
 
-Steps = int | range | slice | Iterable[int] | None
 StepMask = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 
 
@@ -39,15 +38,12 @@ def step_mask(steps: Any, last: Callable[[], int]) -> StepMask | None:
         return _in_range(steps)
     if isinstance(steps, (int, np.integer)) and not isinstance(steps, bool):
         return _in_range(range(int(steps), int(steps) + 1))
-    try:
-        wanted = np.asarray(list(steps))
-        if wanted.size and wanted.dtype.kind not in "iu":
-            raise TypeError
-    except TypeError:
+    wanted = np.asarray(list(steps) if isinstance(steps, Iterable) else "none")
+    if wanted.size and (wanted.dtype.kind not in "iu" or wanted.ndim != 1):
         raise RunError(
             f"steps={steps!r} names no steps. Accepted are a step number, range(first, stop), "
             "slice(first, stop), a list of step numbers, or None for all."
-        ) from None
+        )
     return lambda step: np.isin(step, wanted)
 
 
@@ -67,6 +63,6 @@ def _in_range(steps: range) -> StepMask:
 
     def mask(step: NDArray[np.int64]) -> NDArray[np.bool_]:
         within = (step >= ordered.start) & (step < ordered.stop)
-        return within if ordered.step == 1 else within & ((step - ordered.start) % ordered.step == 0)
+        return within & ((step - ordered.start) % ordered.step == 0)
 
     return mask

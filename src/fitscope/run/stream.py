@@ -1,4 +1,4 @@
-"""The writing end of one stream: pending rows, the hot file, sealing, and memory when a disk fails."""
+"""The writing end of a stream: pending rows, hot file, sealing, and memory when a disk fails."""
 
 from __future__ import annotations
 
@@ -127,8 +127,9 @@ class StreamWriter:
         return [BatchesPart(self.kind, batches)]
 
     def _write(self, batch: pa.RecordBatch) -> None:
+        if self._folder is None:
+            return
         if self._hot is None:
-            assert self._folder is not None
             first = batch.column("seq")[0].as_py()
             self._hot = HotFile(self._folder / hot_name(first), SCHEMAS[self.kind])
         self._hot.append(batch)

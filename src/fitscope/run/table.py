@@ -101,9 +101,7 @@ class Table:
             shown = pa.concat_tables([self._data.slice(0, half), self._data.slice(total - half)])
         cells = [[_cell(value) for value in row.values()] for row in shown.to_pylist()]
         names = self.columns
-        widths = [
-            max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)
-        ]
+        widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)]
         right = [_is_number(field.type) for field in self._data.schema]
         lines = [_line(names, widths, right), _line(["-" * w for w in widths], widths, right)]
         lines += [_line(row, widths, right) for row in cells]

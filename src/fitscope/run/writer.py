@@ -25,8 +25,8 @@ from fitscope.run.layout import (
     rank_name,
     write_json,
 )
-from fitscope.run.liveness import beat
 from fitscope.run.live import LiveStore
+from fitscope.run.liveness import beat
 from fitscope.run.manifest import manifest
 from fitscope.run.parts import Part
 from fitscope.run.reader import Run
@@ -419,5 +419,3 @@ class RunWriter:
             # Python was told to raise warnings; training still must not end for a full disk.
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(f"RuntimeWarning: {message}\n")
-
-

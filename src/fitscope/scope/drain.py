@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from fitscope.engine.layout import Layout, Rows
-from fitscope.engine.vector import decode
+from fitscope.engine.layout import Layout, Row
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
+from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
 
@@ -25,9 +25,9 @@ LIMIT = 256
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """The rows of one step and when it was."""
+    """The row of one step and when it was."""
 
-    rows: Rows
+    row: Row
     step: int
     epoch: int
     phase: str
@@ -112,31 +112,45 @@ class Drain:
                 )
 
     def _record(self, pending: Pending) -> None:
-        rows = pending.rows
-        layout = rows.layouts[int(to_host(rows.key))]
-        vectors = to_host(rows.moments)
-        counts = to_host(rows.histograms).astype(np.uint32)
-        fired = np.flatnonzero(vectors[:, 0] > 0) if len(vectors) else np.zeros(0, np.int64)
+        reading = pending.row.read()
+        layout = reading.layout
+        fired = np.flatnonzero(reading.fired)
         indices = np.asarray(self._site_indices(layout), np.int64)
-        extra = to_host(rows.extra)
+        if len(fired) < len(indices):
+            self._report_lost(layout, ~reading.fired)
+        counts = reading.histograms[fired].astype(np.uint32)
         record = StepRecord(
             step=pending.step,
             epoch=pending.epoch,
             phase=pending.phase,
             sites=indices[fired],
-            moments=decode(vectors[fired]),
-            hist=_sparse(counts[fired]),
+            moments=reading.moments[fired],
+            hist=_sparse(counts),
             extra=[
                 (indices[e.slot], name, value)
                 for e in layout.extras
+                if reading.fired[e.slot]
                 for name, value in named_results(
-                    e.statistic, extra[e.offset : e.offset + e.length]
+                    e.statistic, reading.extra[e.offset : e.offset + e.length]
                 ).items()
             ],
         )
         self.writer.append(record)
         names = [layout.sites[i].name for i in fired]
-        self._latest[pending.phase] = (names, record.moments, counts[fired])
+        self._latest[pending.phase] = (names, record.moments, counts)
+
+    def _report_lost(self, layout: Layout, lost: np.ndarray[Any, Any]) -> None:
+        self.writer.add_unseen(
+            [
+                Unseen(
+                    layout.sites[i].name,
+                    "was called, but its result did not leave the step: train_step drops the "
+                    "updated non-trainable variables of that call",
+                    "keep what stateless_call returns as non_trainable_variables",
+                )
+                for i in np.flatnonzero(lost)
+            ]
+        )
 
     def _site_indices(self, layout: Layout) -> list[int]:
         known = self._indices.get(id(layout))
@@ -145,13 +159,6 @@ class Drain:
             known = self._indices[id(layout)] = (layout, self.writer.add_sites(sites))
             self.writer.add_unseen(layout.unseen)
         return known[1]
-
-
-def to_host(array: Any) -> np.ndarray[Any, Any]:
-    """A NumPy array of a tensor of any backend."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-    return np.asarray(array)
 
 
 def _sparse(counts: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:

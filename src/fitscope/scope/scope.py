@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 import numpy as np
 
 from fitscope._version import __version__
 from fitscope.engine import keras_internals
-from fitscope.errors import FitscopeError, RunExistsError
+from fitscope.errors import FitscopeError, RunExistsError, UnsupportedError
 from fitscope.run.writer import RunWriter
 from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Watch, watch
 from fitscope.scope.preview import Preview
 from fitscope.scope.preview import preview as make_preview
 from fitscope.scope.schedule import Budget, Every, Schedule
-from fitscope.scope.session import Session
+from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.select.unseen import Unseen
 
 if TYPE_CHECKING:
@@ -119,6 +119,54 @@ class Scope(keras.callbacks.Callback):
         if self._session is None:
             return {"steps": 0, "observed_steps": 0, "seconds": 0.0, "share_of_time": 0.0}
         return self._session.cost()
+
+    @contextlib.contextmanager
+    def attach(self, model: Any) -> Iterator[Self]:
+        """Observe `train_on_batch`, `test_on_batch` and `predict_on_batch` in a loop of your own.
+
+        Args:
+            model: a compiled and built model; inside the block its on-batch methods are observed
+                as the scope's schedule says, and afterwards the model is as it was.
+
+        Raises:
+            UnsupportedError: the model is not built, or not compiled.
+
+        Example:
+            ```python
+            with scope.attach(model):
+                for x, y in batches:
+                    model.train_on_batch(x, y)
+            ```
+        """
+        if not model.built or not getattr(model, "compiled", False):
+            what = "compiled" if model.built else "built"
+            raise UnsupportedError(
+                f"Scope.attach({model.name!r}): the model is not {what}. Call model.compile(...), "
+                "and build it by calling it on a batch."
+            )
+        self.set_model(model)
+        self._begin("train")
+        session = self._session
+        assert session is not None
+        placed: list[tuple[str, Any, Any]] = []
+        try:
+            for phase in ("train", "test", "predict"):
+                session.restart_pass(phase)
+                attribute = ATTRIBUTES[phase]
+                before = getattr(model, attribute)
+                getattr(model, f"make_{attribute}")()
+                plain = getattr(model, attribute)
+                dispatch = session.dispatcher(phase, plain)
+                setattr(model, attribute, dispatch)
+                placed.append((attribute, before or plain, dispatch))
+            yield self
+        finally:
+            for attribute, plain, dispatch in placed:
+                if getattr(model, attribute) is dispatch:
+                    setattr(model, attribute, plain)
+            for phase in ("train", "test", "predict"):
+                session.end_of_pass(phase, None)
+            self._end()
 
     def preview(self, model: Any, batch_size: int = 32) -> Preview:
         """List what this scope would see in `model`; nothing is run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import traceback
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fitscope.engine.build import Engine, build
-from fitscope.engine.layout import Rows
+from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan, Want
 from fitscope.errors import FitscopeError, SelectionError, StatisticError
 from fitscope.run.writer import RunWriter
@@ -62,8 +63,6 @@ class Session:
         self._functions: dict[str, tuple[Any, Callable[..., Any]]] = {}
         self._base = dict.fromkeys(ATTRIBUTES, 0)
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
-        self._rows: list[Rows] = []
-        self._observing = False
         self._timer: tuple[float, bool] | None = None
         self._first, self._phase = 0, "train"
         self._pid = os.getpid()
@@ -81,6 +80,24 @@ class Session:
 
     def before(self, phase: str, batch: int) -> None:
         """Called before an execution: puts the observed function in place when it is due."""
+        if self._decide(phase, batch):
+            self._arm(phase)
+
+    def dispatcher(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that stands in for `plain` and observes the calls that are due."""
+        batch = itertools.count(step=int(self.model.steps_per_execution))
+
+        def dispatch(*args: Any) -> Any:
+            observing = self._decide(phase, next(batch))
+            outputs = self._observe(phase, plain, args) if observing else plain(*args)
+            # What the caller does between two calls is not the time of a step.
+            self._close_timer(phase, time.perf_counter())
+            return outputs
+
+        return dispatch
+
+    def _decide(self, phase: str, batch: int) -> bool:
+        """Whether the execution that starts at this batch is observed."""
         schedule = self.schedule(phase)
         if self._timer is not None and schedule.calibrates():
             self._wait()
@@ -89,12 +106,12 @@ class Session:
         length = int(self.model.steps_per_execution)
         first = self._base[phase] + batch
         self.steps[phase] = first + length
-        self._observing = False
+        self._first, self._phase = first, phase
         if self.broken is not None or os.getpid() != self._pid:
-            return
-        if schedule.due(first, length) and self.plan() is not None:
-            self._observing = self._arm(phase, first)
-        self._timer = (now, self._observing)
+            return False
+        observing = schedule.due(first, length) and self.plan() is not None
+        self._timer = (now, observing)
+        return observing
 
     def end_of_pass(self, phase: str, known_steps: int | None) -> None:
         """An epoch or evaluation is over; `known_steps` is its length where Keras knows it."""
@@ -112,7 +129,7 @@ class Session:
         self._timer = None
         self._base[phase] = self.steps[phase]
 
-    def observe_call(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
+    def _observe(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
         """Run one execution through the observed function in place of `plain`."""
         try:
             function = self._function(phase, plain)
@@ -143,23 +160,19 @@ class Session:
             "share_of_time": extra / (total - extra) if total > extra else 0.0,
         }
 
-    def _arm(self, phase: str, first: int) -> bool:
+    def _arm(self, phase: str) -> None:
         attribute = ATTRIBUTES[phase]
         plain = getattr(self.model, attribute)
-        if plain is None:
-            return False
 
         def once(*args: Any) -> Any:
             if self._armed is None or self._armed[2] is not once:
                 return plain(*args)  # left behind by a fit that was interrupted before this step
             # Back in place before anything runs, so that not even an error leaves a trace.
             self._disarm()
-            self._first, self._phase = first, phase
-            return self.observe_call(phase, plain, args)
+            return self._observe(phase, plain, args)
 
         self._armed = (attribute, plain, once)
         setattr(self.model, attribute, once)
-        return True
 
     def _disarm(self) -> None:
         if self._armed is None:
@@ -184,8 +197,8 @@ class Session:
         self._functions[phase] = (plain, function)
         return function
 
-    def _emit(self, rows: Rows) -> None:
-        for array in (rows.moments, rows.histograms, rows.extra, rows.key):
+    def _emit(self, row: Row) -> None:
+        for array in row.arrays():
             start = getattr(array, "copy_to_host_async", None)
             if start is not None:
                 start()
@@ -194,7 +207,7 @@ class Session:
         if not self._wants(step):
             return
         self.observed_steps[phase] += 1
-        self.drain.put(Pending(rows, step, self.epoch, phase))
+        self.drain.put(Pending(row, step, self.epoch, phase))
 
     def _wants(self, step: int) -> bool:
         """With several steps in one execution, only those of `every` are kept."""

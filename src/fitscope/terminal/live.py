@@ -167,7 +167,7 @@ class LiveTable(keras.callbacks.Callback):
     def _table(self, limit: int | None) -> Text:
         rows = site_rows(self._scope.run.sites, self._scope.latest())
         if not rows:
-            return Text("waiting for the first observed step")
+            return Text("waiting for the first observed step; the first ones compile")
         shown, hidden = most_notable(rows, limit)
         return site_table(
             shown,

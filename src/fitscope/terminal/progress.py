@@ -33,11 +33,14 @@ class Progress:
 
     def metrics(self) -> str:
         """The latest metrics, loss first, as Keras names them."""
-        return "  ".join(
-            f"{name} {compact(float(value))}"
-            for name, value in (self.logs or {}).items()
-            if isinstance(value, (int, float))
-        )
+        spoken: list[str] = []
+        for name, value in (self.logs or {}).items():
+            # Keras hands on what the backend gave: numbers, NumPy scalars, or tensors.
+            try:
+                spoken.append(f"{name} {compact(float(value))}")
+            except (TypeError, ValueError):
+                continue
+        return "  ".join(spoken)
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:

@@ -1,0 +1,173 @@
+"""From the flat vector of an observed JAX step to moments, in float64 on the host.
+
+The vector is a chain of segments, one for each forward pass of the step:
+
+    number of the pass
+    total, sum of magnitudes, sum of squares around the mean     per tensor
+    nonzero elements, in parts                                   per tensor
+    least, greatest, saturated elements of each unit             per tensor
+    states of user statistics                                    per tensor
+    blocks                                                       per tensor, zero unless needed
+
+A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest,
+and, of the finite elements divided by 2**exponent, the exponent, mean, sum of squares around the
+mean and sum of magnitudes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fitscope.statistics.activation import Zones
+from fitscope.statistics.moments import COLUMNS, empty, merge
+
+BLOCK = 65536
+BLOCK_LENGTH = 11
+
+_PLACE = {name: i for i, name in enumerate(COLUMNS)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """What the host must know of a tensor to read its part of a segment."""
+
+    size: int
+    n_units: int
+    zones: Zones
+    sampled: int
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts counts are split, so that float32 holds each exactly."""
+        least = max(1, math.ceil(self.size / 2**24))
+        return next(p for p in range(least, max(self.size, 1) + 1) if self.size % p == 0)
+
+    @property
+    def saturates(self) -> bool:
+        return self.zones.saturated_below is not None or self.zones.saturated_above is not None
+
+
+def blocks_of(shape: Shape) -> int:
+    return -(-shape.size // BLOCK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """The tensors of one forward pass and the lengths of their user statistics' states."""
+
+    shapes: tuple[Shape, ...]
+    extra: int
+
+
+def segments(row: NDArray[np.float32], passes: Sequence[Pass]) -> Iterator[tuple[int, Any, Any]]:
+    """Read a row.
+
+    Yields:
+        `(number of the pass, moments [tensors, len(COLUMNS)], states of user statistics)`.
+    """
+    reader = _Reader(row.astype(np.float64))
+    while reader.left():
+        number = int(reader.take(1)[0])
+        shapes = passes[number].shapes
+        sums = reader.take(3 * len(shapes)).reshape(-1, 3)
+        nonzero = [reader.take(s.parts if s.size else 1).sum() for s in shapes]
+        units = [_units(reader, shape) for shape in shapes]
+        extra = reader.take(passes[number].extra)
+        moments = np.stack(
+            [_bare(*parts) for parts in zip(shapes, sums, nonzero, units, strict=True)]
+        )
+        blocks = [
+            reader.take(blocks_of(s) * BLOCK_LENGTH).reshape(-1, BLOCK_LENGTH) for s in shapes
+        ]
+        if any(b.any() for b in blocks):
+            for i, block in enumerate(blocks):
+                _replace(moments[i], shapes[i], block)
+        yield number, moments, extra.astype(np.float32)
+
+
+class _Reader:
+    def __init__(self, row: NDArray[np.float64]) -> None:
+        self._row = row
+        self._at = 0
+
+    def left(self) -> bool:
+        return self._at < len(self._row)
+
+    def take(self, n: int) -> NDArray[np.float64]:
+        part = self._row[self._at : self._at + n]
+        self._at += n
+        return part
+
+
+def _units(reader: _Reader, shape: Shape) -> tuple[float, float, float, float, float]:
+    """Least and greatest value, dead units, saturated elements and units."""
+    if not shape.size:
+        return math.nan, math.nan, 0.0, 0.0, 0.0
+    low, high = reader.take(shape.n_units), reader.take(shape.n_units)
+    dead = 0.0
+    if shape.zones.dead is not None:
+        # A unit that puts out a NaN or an infinity compares false: it is not dead.
+        first, last = shape.zones.dead
+        dead = float(((low >= first) & (high <= last)).sum())
+    if not shape.saturates:
+        return low.min(), high.max(), dead, 0.0, 0.0
+    saturated = reader.take(shape.n_units)
+    whole = float((saturated >= shape.size // shape.n_units).sum())
+    return low.min(), high.max(), dead, saturated.sum(), whole
+
+
+def _bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.float64]:
+    out = np.zeros(len(COLUMNS))
+    total, l1, m2 = sums
+    low, high, dead, saturated, saturated_units = units
+    size = shape.size or math.nan
+    with np.errstate(invalid="ignore"):  # replaced from the blocks when not finite
+        values = {
+            "count": shape.size,
+            "zeros": shape.size - nonzero,
+            "saturated": saturated,
+            "units": shape.n_units,
+            "dead_units": dead,
+            "saturated_units": saturated_units,
+            "mean": total / size,
+            "std": np.sqrt(m2 / size),
+            "mean_abs": l1 / size,
+            "min": low,
+            "max": high,
+            "hist_count": shape.sampled,
+        }
+    for name, value in values.items():
+        out[_PLACE[name]] = value
+    return out
+
+
+def _replace(moments: NDArray[np.float64], shape: Shape, blocks: NDArray[np.float64]) -> None:
+    """Put in what the blocks say of the finite elements, which holds whatever the values."""
+    if not len(blocks):
+        return
+    nan, posinf, neginf, zeros, n, low, high, exponent, mean, m2, l1 = blocks.T
+    scale = np.exp2(exponent)
+    parts = empty(len(blocks))
+    some = n > 0
+    safe = np.where(some, n, 1.0)
+    for name, value in {
+        "mean": mean * scale,
+        "std": np.sqrt(m2 / safe) * scale,
+        "mean_abs": l1 / safe * scale,
+        "min": low,
+        "max": high,
+    }.items():
+        parts[:, _PLACE[name]] = np.where(some, value, np.nan)
+    for name, value in {"count": n + nan + posinf + neginf, "nan": nan, "posinf": posinf, "neginf": neginf, "zeros": zeros}.items():
+        parts[:, _PLACE[name]] = value
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merge(merged, part)
+    for name in ("count", "nan", "posinf", "neginf", "zeros", "mean", "std", "mean_abs", "min", "max"):
+        moments[_PLACE[name]] = merged[_PLACE[name]]
