@@ -25,7 +25,8 @@ PER_BACKEND := tests/engine tests/scope
 
 REQUIREMENTS := pyproject.toml requirements/constraints.txt
 
-.PHONY: demo test test-common test-oldest $(BACKENDS:%=test-%) check format bench clean
+.PHONY: demo test test-common test-oldest $(BACKENDS:%=test-%) bench clean \
+	check check-lint check-format check-types format
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/fitscope demo
@@ -44,9 +45,15 @@ test-oldest: $(OLDEST)/.stamp
 			$(PYTEST) $(PER_BACKEND) -m oldest_keras $(ARGS) || failed="$$failed $$backend"; \
 	done; test -z "$$failed" || { echo "failed on the oldest Keras with:$$failed" >&2; exit 1; }
 
-check: $(VENV)/.stamp-test
+check: check-lint check-format check-types
+
+check-lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check .
+
+check-format: $(VENV)/.stamp-test
 	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/.stamp-test
 	$(BIN)/pyright
 
 format: $(VENV)/.stamp-test

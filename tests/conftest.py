@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 
 # Before anything imports Keras or TensorFlow: both read their environment at import.
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -25,7 +26,7 @@ hypothesis.settings.load_profile("fitscope")
 
 
 def pytest_report_header() -> str:
-    return f"KERAS_BACKEND={BACKEND}"
+    return f"KERAS_BACKEND={BACKEND}, Keras {version('keras')}"
 
 
 def pytest_unconfigure() -> None:

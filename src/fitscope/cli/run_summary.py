@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fitscope.cli.extent import Extent, extents_of
 from fitscope.errors import RunError
 from fitscope.rules.finding import Finding, by_severity
 from fitscope.rules.registry import findings as findings_of
@@ -24,26 +25,6 @@ if TYPE_CHECKING:
     from fitscope.select.unseen import Unseen
 
 StepRange = tuple[int | None, int | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Which steps of one phase were observed.
-
-    Args:
-        observed: How many.
-        first: The first one; `None` without any.
-        last: The last one.
-        epochs: How many epochs they lie in.
-        share: The observed share of the steps up to the last observed one; only training
-            numbers its own steps.
-    """
-
-    observed: int = 0
-    first: int | None = None
-    last: int | None = None
-    epochs: int = 0
-    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +87,7 @@ def summarize(
         SelectionError: No site is selected.
     """
     run = open_run(path)
-    extents = _extents(run)
+    extents = extents_of(run)
     extent = extents.get(phase, Extent())
     if extent.last is None and (extents or steps is not None):
         held = ", ".join(extents) or "no phase yet"
@@ -140,31 +121,6 @@ def all_findings(run: Run) -> list[Finding]:
     known = {(finding.rule, finding.site) for finding in found}
     stored = [Finding.from_json(value) for value in run.findings]
     return by_severity([*found, *(f for f in stored if (f.rule, f.site) not in known)])
-
-
-def _extents(run: Run) -> dict[str, Extent]:
-    """The observed steps by phase, read off one site."""
-    first = next(iter(run.sites), None)
-    if first is None:
-        return {}
-    table = run.stats(first.name, "count").to_arrow()
-    steps, epochs = table.column("step").to_numpy(), table.column("epoch").to_numpy()
-    phases = np.asarray(table.column("phase").to_pylist(), object)
-    return {
-        phase: _extent(steps[phases == phase], epochs[phases == phase], phase)
-        for phase in dict.fromkeys(phases.tolist())
-    }
-
-
-def _extent(steps: NDArray[np.int64], epochs: NDArray[np.int64], phase: str) -> Extent:
-    distinct, last = len(np.unique(steps)), int(steps.max())
-    return Extent(
-        observed=len(steps),
-        first=int(steps.min()),
-        last=last,
-        epochs=len(np.unique(epochs)),
-        share=distinct / (last + 1) if phase == "train" else None,
-    )
 
 
 def _merged(run: Run, select: str, phase: str, steps: range) -> dict[str, dict[str, float]]:

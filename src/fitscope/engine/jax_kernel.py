@@ -46,7 +46,7 @@ def reduce(tensor: Any, zones: Zones, unit_axis: int) -> Reduced:
     x = lax.stop_gradient(tensor)
     flat = x.reshape(-1)
     step, count = stride(flat.shape[0])
-    sample = flat[::step].astype(jnp.float32)
+    sample = lax.optimization_barrier(flat[::step].astype(jnp.float32))
     rows = _rows(x, unit_axis).astype(jnp.float32)
     shape = Shape(flat.shape[0], rows.shape[1], zones, count)
     if not shape.size:
@@ -87,12 +87,13 @@ def segment(number: int, found: Sequence[Reduced], extra: Sequence[Any]) -> Any:
 
 def histograms(found: Sequence[Reduced]) -> Any:
     """Counts in the universal magnitude bins, one tensor after the other, as uint16."""
-    # One scatter for a whole pass: many small ones compile slowly.
-    bins = [
-        (lax.bitcast_convert_type(r.sample, jnp.uint32) >> 21).astype(jnp.int32) + i * BINS
-        for i, r in enumerate(found)
-    ]
-    return jnp.zeros(len(found) * BINS, jnp.uint16).at[jnp.concatenate(bins)].add(jnp.uint16(1))
+    # One scatter for a whole pass, on samples that lie there: many small scatters, and a loop with
+    # a branch for every sample, compile slowly.
+    samples = lax.optimization_barrier(jnp.concatenate([r.sample for r in found]))
+    lengths = [r.shape.sampled for r in found]
+    firsts = np.repeat(np.arange(len(found), dtype=np.int32) * BINS, lengths)
+    bins = (lax.bitcast_convert_type(samples, jnp.uint32) >> 21).astype(jnp.int32) + firsts
+    return jnp.zeros(len(found) * BINS, jnp.uint16).at[bins].add(jnp.uint16(1))
 
 
 def _rows(x: Any, unit_axis: int) -> Any:
@@ -120,64 +121,62 @@ def _saturated(rows: Any, zones: Zones) -> tuple[Any, ...]:
 
 def _all_blocks(found: Sequence[Reduced]) -> Any:
     """The vectors of all blocks of all tensors, through one loop."""
-    sites, starts, firsts, ends = [], [], [], []
-    for index, r in enumerate(found):
-        for b in range(blocks_of(r.shape)):
-            # A tensor's last block is moved back to lie inside it, and skips what was seen.
-            start = max(0, min(b * BLOCK, r.shape.size - BLOCK))
-            sites.append(index)
-            starts.append(start)
-            firsts.append(b * BLOCK - start)
-            ends.append(min(BLOCK, r.shape.size - start))
-    tables = [jnp.asarray(t, jnp.int32) for t in (sites, starts, firsts, ends)]
+    starts, ends, offset = [], [], 0
+    for r in found:
+        for first in range(0, r.shape.size, BLOCK):
+            starts.append(offset + first)
+            ends.append(min(BLOCK, r.shape.size - first))
+        offset += r.shape.size
+    padding = jnp.zeros((BLOCK,), jnp.float32)
+    values = jnp.concatenate([*(r.flat.astype(jnp.float32) for r in found), padding])
+    tables = jnp.asarray(starts, jnp.int32), jnp.asarray(ends, jnp.int32)
 
     def block(i: Any) -> Any:
-        site, start, first, end = (t[i] for t in tables)
-        values = lax.switch(site, [_taker(r.flat) for r in found], start)
-        return _block(values, first, end)
+        start, end = (t[i] for t in tables)
+        return _block(lax.dynamic_slice(values, (start,), (BLOCK,)), end)
 
-    return lax.map(block, jnp.arange(len(sites))).reshape(-1)
-
-
-def _taker(flat: Any) -> Any:
-    def take(start: Any) -> Any:
-        if flat.shape[0] < BLOCK:
-            return jnp.pad(flat, (0, BLOCK - flat.shape[0])).astype(jnp.float32)
-        return lax.dynamic_slice(flat, (start,), (BLOCK,)).astype(jnp.float32)
-
-    return take
+    return lax.map(block, jnp.arange(len(starts))).reshape(-1)
 
 
-def _block(values: Any, first: Any, end: Any) -> Any:
-    """Counts and scaled moments of the finite elements of one block; see `jax_rows`."""
-    place = jnp.arange(BLOCK)
-    valid = (place >= first) & (place < end)
+def _block(values: Any, end: Any) -> Any:
+    """Counts and scaled sums of the finite elements of one block; see `jax_rows`."""
+    valid = jnp.arange(BLOCK) < end
     finite = valid & jnp.isfinite(values)
-    kept = jnp.where(finite, values, 0.0)
-    n = finite.astype(jnp.float32).sum()
-    low = jnp.where(finite, values, jnp.inf).min()
-    high = jnp.where(finite, values, -jnp.inf).max()
-    extent = jnp.where(n > 0, jnp.maximum(-low, high), 0.0)
+    masks = [
+        valid & jnp.isnan(values),
+        valid & (values == jnp.inf),
+        valid & (values == -jnp.inf),
+        valid & (values == 0),
+        finite,
+    ]
+    *counts, low, high = _sums(
+        [m.astype(jnp.float32) for m in masks],
+        low=jnp.where(finite, values, jnp.inf),
+        high=jnp.where(finite, values, -jnp.inf),
+    )
+    some = counts[-1] > 0
+    low, high = jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
+    extent = jnp.maximum(-low, high)
     # A power of two keeps the digits and brings the squares into range.
     exponent = jnp.clip(jnp.floor(jnp.log2(jnp.where(extent > 0, extent, 1.0))), -126, 126)
     half = jnp.floor(exponent / 2)
-    scaled = kept / jnp.exp2(half) / jnp.exp2(exponent - half)
-    mean = scaled.sum() / jnp.maximum(n, 1)
-    counts = [
-        (valid & jnp.isnan(values)),
-        (valid & jnp.isposinf(values)),
-        (valid & jnp.isneginf(values)),
-        (valid & (values == 0)),
-    ]
-    return jnp.stack(
-        [
-            *[c.astype(jnp.float32).sum() for c in counts],
-            n,
-            jnp.where(n > 0, low, 0.0),
-            jnp.where(n > 0, high, 0.0),
-            exponent,
-            mean,
-            jnp.where(finite, jnp.square(scaled - mean), 0.0).sum(),
-            jnp.abs(scaled).sum(),
-        ]
-    )
+    down = (jnp.exp2(-half), jnp.exp2(half - exponent))
+    middle = (low * down[0] * down[1] + high * down[0] * down[1]) / 2
+    scaled = values * down[0] * down[1]
+    offset = jnp.where(finite, scaled - middle, 0.0)
+    sums = _sums([offset, offset * offset, jnp.where(finite, jnp.abs(scaled), 0.0)])
+    return jnp.stack([*counts, low, high, exponent, middle, *sums])
+
+
+def _sums(terms: Sequence[Any], low: Any = None, high: Any = None) -> Sequence[Any]:
+    """Several reductions in one loop, which compiles faster than one loop for each."""
+    operands = [*terms, *(x for x in (low, high) if x is not None)]
+    starts = [0.0] * len(terms) + ([] if low is None else [math.inf, -math.inf])
+
+    def both(a: Sequence[Any], b: Sequence[Any]) -> Sequence[Any]:
+        summed = [x + y for x, y in zip(a[: len(terms)], b[: len(terms)], strict=True)]
+        if low is None:
+            return summed
+        return [*summed, jnp.minimum(a[-2], b[-2]), jnp.maximum(a[-1], b[-1])]
+
+    return lax.reduce(operands, starts, both, (0,))

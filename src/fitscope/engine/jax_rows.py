@@ -9,9 +9,9 @@ The vector is a chain of segments, one for each forward pass of the step:
     states of user statistics                                    per tensor
     blocks                                                       per tensor, zero unless needed
 
-A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest,
-and, of the finite elements divided by 2**exponent, the exponent, mean, sum of squares around the
-mean and sum of magnitudes.
+A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest;
+and, of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
+distances from the middle, of their squares, and of the magnitudes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS, empty, merge
 
-BLOCK = 65536
-BLOCK_LENGTH = 11
+BLOCK = 16384
+BLOCK_LENGTH = 12
 
 _PLACE = {name: i for i, name in enumerate(COLUMNS)}
 
@@ -151,14 +151,16 @@ def _replace(moments: NDArray[np.float64], shape: Shape, blocks: NDArray[np.floa
     """Put in what the blocks say of the finite elements, which holds whatever the values."""
     if not len(blocks):
         return
-    nan, posinf, neginf, zeros, n, low, high, exponent, mean, m2, l1 = blocks.T
+    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1 = blocks.T
     scale = np.exp2(exponent)
     parts = empty(len(blocks))
     some = n > 0
     safe = np.where(some, n, 1.0)
+    mean = middle + offset / safe
+    variance = np.maximum(squares / safe - (offset / safe) ** 2, 0.0)
     for name, value in {
         "mean": mean * scale,
-        "std": np.sqrt(m2 / safe) * scale,
+        "std": np.sqrt(variance) * scale,
         "mean_abs": l1 / safe * scale,
         "min": low,
         "max": high,

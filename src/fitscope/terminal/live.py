@@ -169,16 +169,11 @@ class LiveTable(keras.callbacks.Callback):
         if not rows:
             return Text("waiting for the first observed step; the first ones compile")
         shown, hidden = most_notable(rows, limit)
-        return site_table(
-            shown,
-            width=self._console.width,
-            hidden=hidden,
-            glyphs=glyphs_for(self._console.encoding),
-        )
+        glyphs = glyphs_for(self._console.encoding)
+        return site_table(shown, width=self._console.width, hidden=hidden, glyphs=glyphs)
 
     def _print_line(self) -> None:
-        progress = self._progress
-        parts = [progress.position(), progress.metrics(), cost_text(self._scope.cost)]
+        parts = [self._progress.position(), self._progress.metrics(), cost_text(self._scope.cost)]
         self._print(Text("  ".join(part for part in parts if part)))
 
     def _print(self, text: Text) -> None:

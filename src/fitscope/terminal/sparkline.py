@@ -32,7 +32,7 @@ def sparkline(counts: ArrayLike | None, width: int = 12, glyphs: Glyphs = UNICOD
         >>> from fitscope.statistics.histogram import Histogram
         >>> values = np.abs(np.random.default_rng(0).normal(size=9999))
         >>> sparkline(Histogram.of(values).counts, 10)
-        '██▇▆▅▄▃▂▁▁'
+        '██▇▅▄▂▂▁▁▁'
     """
     if counts is None:
         return ""
