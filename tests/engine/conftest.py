@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
     yield
-    left = [t.name for t in threading.enumerate() if t.name.startswith("fitscope")]
+    now = set(threading.enumerate()) - before
+    left = [t.name for t in now if t.name.startswith("fitscope")]
     assert not left, f"threads left behind: {left}"

@@ -81,14 +81,14 @@ if BACKEND == "jax":
     import jax
 
     class CustomStep(keras.Model):
-        def compute_loss_and_updates(self, tv: Any, ntv: Any, x: Any, y: Any) -> Any:
+        def loss_and_updates(self, tv: Any, ntv: Any, x: Any, y: Any) -> Any:
             y_pred, ntv = self.stateless_call(tv, ntv, x, training=True)
             return self.compute_loss(x, y, y_pred), (y_pred, ntv)
 
         def train_step(self, state: Any, data: Any) -> Any:
             tv, ntv, ov, mv = state
             x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-            grad = jax.value_and_grad(self.compute_loss_and_updates, has_aux=True)
+            grad = jax.value_and_grad(self.loss_and_updates, has_aux=True)
             (loss, (y_pred, ntv)), grads = grad(tv, ntv, x, y)
             tv, ov = self.optimizer.stateless_apply(ov, grads, tv)
             logs: dict[str, Any] = {}

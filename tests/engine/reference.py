@@ -130,7 +130,9 @@ def differences(
     mean and standard deviation, which cancel) or the largest magnitude (for the extremes, which are
     single elements). Half precision: 1e-2, and as many elements may change sides of a limit, since
     XLA keeps more digits inside a fusion than the stored dtype has and an eager replay does not.
-    Quantiles: the exact one lies in the reported bin, give or take the same tolerance.
+    Quantiles: the exact one lies in the reported bin, but for what an element may move: its own
+    1e-5, and 1e-6 of the rms where it is the small difference of larger numbers (1e-2 of both in half
+    precision).
     """
     want = expected(array, target)
     tolerance = 1e-2 if half else 1e-5
@@ -163,7 +165,7 @@ def differences(
 
 def _in_bin(reported: float, exact: float, tolerance: float, rms: float) -> bool:
     low, high = bin_around(reported)
-    slack = tolerance * abs(exact) + 1e-6 * rms
+    slack = tolerance * abs(exact) + (1e-6 if tolerance < 1e-3 else tolerance) * rms
     if reported == 0 or exact == 0:
         return abs(exact - reported) <= max(high, slack) if reported == 0 else low <= slack
     if (reported < 0) != (exact < 0):
@@ -179,7 +181,8 @@ def histogram_differences(counts: np.ndarray, array: np.ndarray, *, half: bool) 
     tolerance = 1e-2 if half else 1e-5
     finite = np.isfinite(x)
     size = np.abs(x[finite])
-    slack = tolerance * size + 1e-6 * float(np.sqrt(np.mean(np.square(size, dtype=np.float64)) or 0)) if size.size else size
+    rms = float(np.sqrt(np.mean(np.square(size, dtype=np.float64)))) if size.size else 0.0
+    slack = tolerance * size + (tolerance if half else 1e-6) * rms
     near = (bins_of(size + slack) != bins_of(np.maximum(size - slack, 0))).sum()
     if moved <= 2 * near:
         return None

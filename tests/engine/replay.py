@@ -68,7 +68,9 @@ class Snapshots(keras.callbacks.Callback):
         self._take("train", batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.last["train"] = self.base["train"] + batch + 1
+        # With steps_per_execution Keras counts beyond the end of the epoch.
+        done = min(batch + 1, (self.params or {}).get("steps") or batch + 1)
+        self.last["train"] = self.base["train"] + done
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._take(self._test, batch)
@@ -123,8 +125,13 @@ class Recorder:
     def __init__(self) -> None:
         self.calls: dict[int, list[dict[Leaf, tuple[np.ndarray, str]]]] = {}
         self.targets: dict[int, Any] = {}
+        self.inputs: dict[int, list[np.ndarray]] = {}
+        """First arguments of layers, by layer and call."""
 
-    def keep(self, target: Any, outputs: Any) -> None:
+    def keep(self, target: Any, outputs: Any, first: Any = None) -> None:
+        given = concrete(first) if hasattr(first, "dtype") else None
+        if given is not None:
+            self.inputs.setdefault(id(target), []).append(given[0])
         found = {leaf: concrete(value) for leaf, value in flatten(outputs)}
         kept = {leaf: value for leaf, value in found.items() if value is not None}
         self.targets[id(target)] = target
@@ -134,11 +141,18 @@ class Recorder:
     def installed(self) -> Iterator[None]:
         layer_call = keras.layers.Layer.__call__
         operation_call = keras.Operation.__call__
+        stateless_call = keras.layers.Layer.stateless_call
         recorder = self
+
+        def of_root(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # Runs `call` without `__call__`, for the layer that a pass starts from.
+            returned = stateless_call(self, *args, **kwargs)
+            recorder.keep(self, returned[0])
+            return returned
 
         def of_layer(self: Any, *args: Any, **kwargs: Any) -> Any:
             outputs = layer_call(self, *args, **kwargs)
-            recorder.keep(self, outputs)
+            recorder.keep(self, outputs, args[0] if args else None)
             return outputs
 
         def of_operation(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -149,11 +163,13 @@ class Recorder:
 
         keras.layers.Layer.__call__ = of_layer
         keras.Operation.__call__ = of_operation
+        keras.layers.Layer.stateless_call = of_root
         try:
             yield
         finally:
             keras.layers.Layer.__call__ = layer_call
             keras.Operation.__call__ = operation_call
+            keras.layers.Layer.stateless_call = stateless_call
 
 
 class Twin:

@@ -397,6 +397,7 @@ class Bias(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        y_pred = ops.stop_gradient(ops.convert_to_tensor(y_pred))
         self.total.assign_add(ops.sum(y_pred - y_true))
         self.count.assign_add(ops.cast(ops.shape(y_pred)[0], "float32"))
 
@@ -447,6 +448,26 @@ ALL: tuple[Case, ...] = (
     Case("integers", integers, _regression(5)),
 )
 
+# Without jit, JAX compiles every operation by itself, which takes long: a few models stand for all.
+_EAGER_ON_JAX = ("sequential", "branches", "siamese", "noisy", "custom_step", "gan", "mixed_float16")
+SETTINGS: tuple[tuple[Case, bool], ...] = tuple(
+    (case, jit)
+    for case in ALL
+    for jit in (True, False)
+    if (not jit or BACKEND != "torch") and (jit or BACKEND != "jax" or case.name in _EAGER_ON_JAX)
+)
+"""Models with and without `jit_compile`. torch runs eagerly: inductor needs a C++ compiler."""
+
+VALIDATED = ("convolutions", "noisy", "recurrent", "custom_step", "mixed_float16", "two_outputs")
+"""Trained with validation data; each costs the compilation of another function."""
+
+
+def setting_id(value: Any) -> str:
+    return value.name if isinstance(value, Case) else "jit" if value else "nojit"
+
+
 BY_NAME = {case.name: case for case in ALL}
 
-__all__ = ["ALL", "BACKEND", "BATCH", "BY_NAME", "Case", "rows"]
+__all__ = [
+    "ALL", "BACKEND", "BATCH", "BY_NAME", "SETTINGS", "VALIDATED", "Case", "rows", "setting_id",
+]  # fmt: skip

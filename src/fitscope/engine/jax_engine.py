@@ -24,7 +24,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from fitscope.engine import jax_kernel, keras_internals
 from fitscope.engine.entry import Entry
-from fitscope.engine.jax_rows import Pass, segments
+from fitscope.engine.raw_rows import Pass, segments
 from fitscope.engine.layout import Layout, Reading, Row
 from fitscope.engine.plan import Plan
 from fitscope.engine.trace import Root, Slot, Trace
@@ -302,7 +302,7 @@ class _TracedStep:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SegmentRow:
-    """A row of `jax_rows` and the histograms beside it, still on the device."""
+    """A row of `raw_rows` and the histograms beside it, still on the device."""
 
     steps: Sequence[_TracedStep]
     key: Any

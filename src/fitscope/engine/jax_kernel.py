@@ -1,4 +1,4 @@
-"""What an observed JAX step computes of each tensor; `jax_rows` makes moments of it on the host.
+"""What an observed JAX step computes of each tensor; `raw_rows` makes moments of it on the host.
 
 On CPU a bare float reduction (sum, max, min, sum of squares or of absolute values) runs at memory
 speed and compiles in two milliseconds, and every other loop costs five to ten milliseconds of
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fitscope.engine.jax_rows import BLOCK, BLOCK_LENGTH, Shape, blocks_of
+from fitscope.engine.raw_rows import BLOCK, BLOCK_LENGTH, Shape, blocks_of
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 
@@ -66,7 +66,7 @@ def reduce(tensor: Any, zones: Zones, unit_axis: int) -> Reduced:
 
 
 def segment(number: int, found: Sequence[Reduced], extra: Sequence[Any]) -> Any:
-    """One flat float32 vector of everything a forward pass measured; see `jax_rows.decode`."""
+    """One flat float32 vector of everything a forward pass measured; see `raw_rows.decode`."""
     sums = jnp.stack([jnp.stack([r.total, r.l1, r.m2]) for r in found])
     size = np.asarray([max(r.shape.size, 1) for r in found], np.float32)
     l1, m2 = sums[:, 1], sums[:, 2]
@@ -139,7 +139,7 @@ def _all_blocks(found: Sequence[Reduced]) -> Any:
 
 
 def _block(values: Any, end: Any) -> Any:
-    """Counts and scaled sums of the finite elements of one block; see `jax_rows`."""
+    """Counts and scaled sums of the finite elements of one block; see `raw_rows`."""
     valid = jnp.arange(BLOCK) < end
     finite = valid & jnp.isfinite(values)
     masks = [

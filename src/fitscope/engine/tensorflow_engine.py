@@ -11,31 +11,26 @@ from typing import Any
 import tensorflow as tf
 
 from fitscope.engine import keras_internals, tensorflow_kernel
+from fitscope.engine import tensorflow_fusion as fusion
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Row, VectorRow
+from fitscope.engine.layout import Layout, Row
 from fitscope.engine.plan import Plan
+from fitscope.engine.tensorflow_rows import Kind, SumsRow
 from fitscope.engine.trace import Root, Slot, Trace
-from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import StatisticError, UnsupportedError
 from fitscope.select.unseen import Unseen
-from fitscope.statistics.activation import Zones
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    rows: Any
-    zones: Zones
-    bare: Any
-    plain: Any
-    sample: tuple[Any, Any, Any]
-    extra: tuple[Any, ...]
+class Met:
+    """A tensor of the step, to be measured when the whole step is traced."""
 
-    def masked(self) -> Any:
-        slow = tensorflow_kernel.masked(self.rows, self.zones, self.sample[2])
-        return tf.where(self.plain, self.bare, slow)
+    tensor: Any
+    entry: Entry
+    statistics: tuple[Any, ...]
 
 
 class TensorFlowDevice:
@@ -57,14 +52,8 @@ class TensorFlowDevice:
     def level(self) -> object:
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
-    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Measured:
-        rows = tensorflow_kernel.as_rows(tensor, entry.unit_axis(tensor.shape.rank or 1))
-        zones = entry.zones()
-        sample = tensorflow_kernel.sample(tensor)
-        bare, plain = tensorflow_kernel.bare(rows, zones, sample[2])
-        x = tf.cast(tf.stop_gradient(tensor), tf.float32) if statistics else None
-        extra = tuple(user_state(s, x) for s in statistics)
-        return Measured(rows, zones, bare, plain, sample, extra)
+    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Met:
+        return Met(tensor, entry, statistics)
 
     def finish(self, root: Root) -> None:
         if root.level is self.step_level:
@@ -122,22 +111,22 @@ class TensorFlowEngine:
             with trace.installed():
                 outputs = run(data)
             slots = [slot for _, found in trace.passes() for slot in found]
-            lengths = [[int(e.shape[0]) for e in s.measured.extra] for s in slots]
-            layout = Layout.of(slots, lengths, [*trace.not_fired(), *device.lost])
-            ring.write(layout, slots)
+            slots, hidden = self._measurable(slots)
+            unseen = [*trace.not_fired(), *device.lost, *hidden]
+            ring.write(slots, unseen)
             return outputs
 
         function = self._function(phase, observed_step)
 
         def observed_function(iterator: Any) -> Any:
             ring.rewind()
-            traced = len(ring.layouts)
+            traced = len(ring.traced)
             try:
                 outputs = function(iterator)
             except StatisticError:
                 raise
             except Exception as error:
-                if model.run_eagerly or len(ring.layouts) > traced or ring.ran():
+                if model.run_eagerly or len(ring.traced) > traced or ring.ran():
                     raise  # not while tracing: the step itself failed
                 outputs = plain(iterator)
                 failed(error)
@@ -147,6 +136,21 @@ class TensorFlowEngine:
             return outputs
 
         return observed_function
+
+    def _measurable(self, slots: list[Slot]) -> tuple[list[Slot], list[Unseen]]:
+        """Leave out what cannot be looked at without changing a bit of the training."""
+        if self._model().jit_compile or tf.executing_eagerly():
+            return slots, []
+        readers: dict[Any, int] = {}
+        kept, hidden = [], []
+        for slot in slots:
+            met: Met = slot.measured
+            tensor = fusion.aside(met.tensor, readers)
+            if tensor is None:
+                hidden.append(fusion.unseen(slot.site.name))
+            else:
+                kept.append(dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=tensor)))
+        return kept, hidden
 
     def wait(self) -> None:
         """Let the device finish what it was given."""
@@ -168,76 +172,83 @@ class _Ring:
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        self.layouts: list[Layout] = []
-        self.cursor = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self.keys: Any = None
-        self._buffers: list[dict[str, Any]] = []
+        self.traced: list[_Traced] = []
+        self.cursor = _variable((), tf.int64)
+        self.keys = _variable((depth,), tf.int32)
 
     def rewind(self) -> None:
         self.cursor.assign(0)
 
-    def write(self, layout: Layout, slots: list[Slot]) -> None:
-        if tf.executing_eagerly() and self.layouts:
-            key = 0  # not compiled: the same sites are met again at every step
-            self.layouts[0] = layout
-            if len(layout.sites) != self._buffers[0]["moments"].shape[1]:
-                self._buffers[0] = self._allocate(layout)
-        else:
-            key = len(self.layouts)
-            self.layouts.append(layout)
-            self._buffers.append(self._allocate(layout))
-        buffer = self._buffers[key]
-        at = self.cursor % self.depth
-        buffer["key"].scatter_update(tf.IndexedSlices(tf.constant([key]), at[None]))
-        if slots:
-            measured = [s.measured for s in slots]
-            states = [state for m in measured for state in m.extra]
-            rows = {
-                "moments": _moments(measured),
-                "histograms": tensorflow_kernel.histograms([m.sample for m in measured]),
-                "extra": tf.concat(states, 0) if states else tf.zeros([0]),
-            }
-            for name, row in rows.items():
-                if self.depth == 1:
-                    buffer[name].assign(row[None])
-                else:
-                    buffer[name].scatter_update(tf.IndexedSlices(row[None], at[None]))
+    def write(self, slots: list[Slot], unseen: list[Unseen]) -> None:
+        found, kinds, states = [], [], []
+        for slot in slots:
+            met: Met = slot.measured
+            zones = met.entry.zones()
+            rank = met.tensor.shape.rank or 1
+            reduced = tensorflow_kernel.Reduced(met.tensor, zones, met.entry.unit_axis(rank))
+            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None
+            found.append(reduced)
+            kinds.append(Kind(reduced.units_known, zones))
+            states.append([user_state(s, x) for s in met.statistics])
+        layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
+        flat = [state for own in states for state in own]
+        row: dict[str, Any] = {"extra": tf.concat(flat, 0) if flat else tf.zeros([0])}
+        if found:
+            row["floats"] = tensorflow_kernel.floats(found)
+            row["integers"] = tensorflow_kernel.integers(found)
+            row["slow"] = tensorflow_kernel.slow(found)
+            row["histograms"] = tensorflow_kernel.histograms(found)
+        key = self._place(layout, kinds, row)
+        at = (self.cursor % self.depth)[None]
+        self.keys.scatter_update(tf.IndexedSlices(tf.constant([key]), at))
+        for name, value in row.items():
+            variable = self.traced[key].variables[name]
+            if self.depth == 1:
+                variable.assign(value[None])
+            else:
+                variable.scatter_update(tf.IndexedSlices(value[None], at))
         self.cursor.assign_add(1)
 
-    def _allocate(self, layout: Layout) -> dict[str, Any]:
-        sites = len(layout.sites)
-        shapes = {
-            "moments": (self.depth, sites, LENGTH),
-            "histograms": (self.depth, sites, BINS),
-            "extra": (self.depth, sum(e.length for e in layout.extras)),
-        }
+    def _place(self, layout: Layout, kinds: list[Kind], row: dict[str, Any]) -> int:
+        """The number of the traced step these rows belong to; makes its variables."""
+        shapes = {n: tuple(v.shape) for n, v in row.items()}
+        if tf.executing_eagerly() and self.traced and self.traced[-1].shapes == shapes:
+            # Not compiled: this runs at every step, mostly for the same sites.
+            self.traced[-1] = dataclasses.replace(self.traced[-1], layout=layout, kinds=kinds)
+            return len(self.traced) - 1
         # While a tf.function is traced, its thread may not make variables; another thread may.
         with ThreadPoolExecutor(1) as thread:
-            if self.keys is None:
-                self.keys = thread.submit(_variable, (self.depth,), tf.int32).result()
-            made = {n: thread.submit(_variable, s).result() for n, s in shapes.items()}
-        return {"key": self.keys, **made}
+            variables = {
+                n: thread.submit(_variable, (self.depth, *shapes[n]), v.dtype).result()
+                for n, v in row.items()
+            }
+        self.traced.append(_Traced(layout, kinds, shapes, variables))
+        return len(self.traced) - 1
 
     def ran(self) -> bool:
         return int(self.cursor) > 0
 
-    def read(self) -> list[VectorRow]:
-        count = int(self.cursor)
-        keys = self.keys.numpy() if self.keys is not None else []
-        rows: list[VectorRow] = []
-        for i in range(count):
-            buffer = self._buffers[keys[i]]
-            # `x[i]` copies on the device; the variable is free for the next step.
-            moments, hists, extra = (buffer[n][i] for n in ("moments", "histograms", "extra"))
-            rows.append(VectorRow(self.layouts, int(keys[i]), moments, hists, extra))
+    def read(self) -> list[SumsRow]:
+        rows: list[SumsRow] = []
+        keys = self.keys.numpy()
+        for i in range(int(self.cursor)):
+            step = self.traced[keys[i]]
+            # `v[i]` copies on the device; the variable is free for the next step.
+            arrays = {name: v[i] for name, v in step.variables.items()}
+            if step.kinds:
+                rows.append(SumsRow(step.layout, step.kinds, **arrays))
         return rows
 
 
-def _variable(shape: tuple[int, ...], dtype: Any = tf.float32) -> Any:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Traced:
+    """One traced signature of an observed step."""
+
+    layout: Layout
+    kinds: list[Kind]
+    shapes: dict[str, Any]
+    variables: dict[str, Any]
+
+
+def _variable(shape: tuple[int, ...], dtype: Any) -> Any:
     return tf.Variable(tf.zeros(shape, dtype), trainable=False)
-
-
-def _moments(measured: list[Measured]) -> Any:
-    bare = tf.stack([m.bare for m in measured])
-    plain = tf.reduce_all(tf.stack([m.plain for m in measured]))
-    return tf.cond(plain, lambda: bare, lambda: tf.stack([m.masked() for m in measured]))

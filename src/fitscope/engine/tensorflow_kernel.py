@@ -1,8 +1,8 @@
-"""The moments of one tensor in TensorFlow, in a graph with or without XLA.
+"""What an observed TensorFlow step computes; `tensorflow_rows` makes moments of it on the host.
 
-The bare reductions run at memory speed in both; masked ones do not under XLA on CPU. As in
-`jax_kernel`, masks are used only when a bare sum shows that something is not finite or out of
-range. A `tf.cond` per tensor would take long to trace, so one branch serves a whole step.
+Every operation costs about a tenth of a millisecond to trace, so each tensor gets only the bare
+reductions, and what can be is done for all tensors at once. One branch goes over all tensors again
+in float64, block by block, when a sum shows that something is not finite or out of range.
 """
 
 from __future__ import annotations
@@ -12,161 +12,158 @@ from typing import Any
 
 import tensorflow as tf
 
-from fitscope.engine.vector import BASE, BINS, COUNTS, LENGTH, SAMPLES, SCALARS
+from fitscope.engine.vector import BINS, SAMPLES
 from fitscope.statistics.activation import Zones
 
-_SMALL, _LARGE = 2.0**-40, 2.0**60
+BLOCK = 16384
+SLOW = 10
+"""Numbers per tensor of the slow branch: whether it ran, nan, +inf, -inf, zeros, least, greatest,
+and the sums of the finite elements, of their magnitudes and of their squares."""
+
+_TINY = 2.0**-30
+"""Mean magnitude below which squares of float32 numbers begin to vanish."""
 
 
-def as_rows(tensor: Any, unit_axis: int) -> Any:
-    """The tensor as a float32 matrix, one column per unit."""
-    x = tf.cast(tf.stop_gradient(tensor), tf.float32)
+class Reduced:
+    """The reductions of one tensor."""
+
+    def __init__(self, tensor: Any, zones: Zones, unit_axis: int) -> None:
+        x = tf.stop_gradient(tensor)  # also keeps the gradient tape from recording what follows
+        self.flat = tf.reshape(x, [-1])
+        self.size = tf.size(self.flat)
+        rows = _rows(x, unit_axis)
+        if rows.dtype != tf.float32:
+            rows = tf.cast(rows, tf.float32)
+        self.units_known = rows.shape[1]
+        total = tf.reduce_sum(rows)
+        mean = total / tf.cast(self.size, tf.float32)
+        self.sums = [
+            total,
+            tf.reduce_sum(tf.abs(rows)),
+            tf.reduce_sum(tf.math.squared_difference(rows, mean)),
+        ]
+        self.nonzero = tf.math.count_nonzero(rows, dtype=tf.int32)
+        self.units = [tf.reduce_min(rows, 0), tf.reduce_max(rows, 0), *_saturated(rows, zones)]
+
+
+def _rows(x: Any, unit_axis: int) -> Any:
+    """As a matrix, one column per unit."""
     rank = x.shape.rank
     if rank is None or rank < 2:
         return tf.reshape(x, [-1, 1])
     if unit_axis not in (-1, rank - 1):
-        order = [i for i in range(rank) if i != unit_axis] + [unit_axis]
-        x = tf.transpose(x, order)
-    units = x.shape[-1] if x.shape[-1] is not None else tf.shape(x)[-1]
-    return tf.reshape(x, [-1, units])
+        x = tf.transpose(x, [i for i in range(rank) if i != unit_axis] + [unit_axis])
+    # Where the width is not known before the step runs, all elements count as one unit.
+    return tf.reshape(x, [-1, x.shape[-1] or 1])
 
 
-def bare(rows: Any, zones: Zones, hist_count: Any) -> tuple[Any, Any]:
-    """The vector of `vector.py` without masks, and whether it holds."""
-    size = _float(tf.size(rows))
-    l1 = tf.reduce_sum(tf.abs(rows))
-    mean = tf.reduce_sum(rows) / size
-    m2 = tf.reduce_sum(tf.square(rows - mean))
-    low, high = tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)
-    least, most = tf.reduce_min(low), tf.reduce_max(high)
-    extent = tf.maximum(-least, most)
-    in_range = (extent < _LARGE) & ((extent > _SMALL) | tf.equal(extent, 0.0))
-    saturated, dead_units, saturated_units = _zones(rows, zones, low, high, None)
-    values = {
-        "count": tf.size(rows),
-        "zeros": tf.size(rows) - _total(tf.square(tf.sign(rows))),
-        "saturated": saturated,
-        "units": tf.shape(rows)[1],
-        "dead_units": dead_units,
-        "saturated_units": saturated_units,
-        "mean": mean,
-        "std": tf.sqrt(m2 / size),
-        "mean_abs": l1 / size,
-        "min": least,
-        "max": most,
-        "hist_count": hist_count,
-    }
-    return _pack(values), tf.math.is_finite(l1) & in_range & (tf.size(rows) > 0)
-
-
-def masked(rows: Any, zones: Zones, hist_count: Any) -> Any:
-    """The vector of `vector.py` over the finite elements, whatever their scale."""
-    finite = tf.math.is_finite(rows)
-    infinity = tf.constant(float("inf"))
-    n = _float(tf.maximum(_total(_float(finite)), 1))
-    low = tf.reduce_min(tf.where(finite, rows, infinity), 0)
-    high = tf.reduce_max(tf.where(finite, rows, -infinity), 0)
-    least, most = tf.reduce_min(low), tf.reduce_max(high)
-    any_finite = (most >= least) & (tf.size(rows) > 0)
-    extent = tf.where(any_finite, tf.maximum(-least, most), 0.0)
-    # A power of two keeps the digits and brings the squares into range.
-    log2 = tf.math.log(tf.where(extent > 0, extent, 1.0)) / tf.math.log(2.0)
-    exponent = tf.clip_by_value(tf.floor(log2), -126.0, 126.0)
-    half = tf.floor(exponent / 2)
-    up, rest = tf.pow(2.0, half), tf.pow(2.0, exponent - half)
-    scaled = tf.where(finite, rows, 0.0) / up / rest
-    mean = tf.reduce_sum(scaled) / n
-    m2 = tf.reduce_sum(tf.where(finite, tf.square(scaled - mean), 0.0))
-    saturated, dead_units, saturated_units = _zones(rows, zones, low, high, finite)
-    values = {
-        "count": tf.size(rows),
-        "nan": _total(_float(tf.math.is_nan(rows))),
-        "posinf": _total(_float(tf.equal(rows, infinity))),
-        "neginf": _total(_float(tf.equal(rows, -infinity))),
-        "zeros": _total(_float(tf.equal(rows, 0.0))),
-        "saturated": saturated,
-        "units": tf.shape(rows)[1],
-        "dead_units": dead_units,
-        "saturated_units": saturated_units,
-        "mean": mean * up * rest,
-        "std": tf.sqrt(m2 / n) * up * rest,
-        "mean_abs": tf.reduce_sum(tf.abs(scaled)) / n * up * rest,
-        "min": tf.where(any_finite, least, 0.0),
-        "max": tf.where(any_finite, most, 0.0),
-        "hist_count": hist_count,
-    }
-    return _pack(values)
-
-
-def _float(x: Any) -> Any:
-    return tf.cast(x, tf.float32)
-
-
-def _total(indicator: Any) -> Any:
-    """An exact sum of a 0/1 matrix, as int32: no column is long enough to lose a count."""
-    return tf.reduce_sum(tf.cast(tf.reduce_sum(indicator, 0), tf.int32))
-
-
-def _zones(rows: Any, zones: Zones, low: Any, high: Any, finite: Any) -> tuple[Any, Any, Any]:
-    """Saturated elements, dead units, saturated units."""
-    dead: Any = 0
-    if zones.dead is not None:
-        first, last = zones.dead
-        dead = tf.reduce_sum(tf.cast((low >= first) & (high <= last), tf.int32))
-    if zones.saturated_below is None and zones.saturated_above is None:
-        return 0, dead, 0
+def _saturated(rows: Any, zones: Zones) -> list[Any]:
     parts = []
     if zones.saturated_below is not None:
         parts.append(rows <= zones.saturated_below)
     if zones.saturated_above is not None:
         parts.append(rows >= zones.saturated_above)
+    if not parts:
+        return []
     inside = parts[0] if len(parts) == 1 else parts[0] | parts[1]
-    whole = _float(tf.shape(rows)[0])
-    if finite is not None:
-        inside &= finite
-        whole = tf.maximum(tf.reduce_sum(_float(finite), 0), 1.0)
-    per_unit = tf.reduce_sum(_float(inside), 0)
-    return (
-        tf.reduce_sum(tf.cast(per_unit, tf.int32)),
-        dead,
-        tf.reduce_sum(tf.cast(per_unit >= whole, tf.int32)),
+    return [tf.reduce_sum(tf.cast(inside, tf.float32), 0)]
+
+
+def floats(found: Sequence[Reduced]) -> Any:
+    """Sums of every tensor, then the units of every tensor, as one vector."""
+    sums = tf.stack([value for r in found for value in r.sums])
+    return tf.concat([sums, *(u for r in found for u in r.units)], 0)
+
+
+def integers(found: Sequence[Reduced]) -> Any:
+    """`[2, tensors]`: sizes, and nonzero elements."""
+    return tf.stack([tf.stack([r.size for r in found]), tf.stack([r.nonzero for r in found])])
+
+
+def slow(found: Sequence[Reduced]) -> Any:
+    """`[tensors, SLOW]` in float64: zeros unless a sum is not finite or out of range."""
+    sums = tf.stack([tf.stack(r.sums) for r in found])
+    sizes = tf.stack([r.size for r in found])
+    l1, m2 = sums[:, 1], sums[:, 2]
+    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(sizes, tf.float32) * _TINY) | tf.equal(sizes, 0)
+    plain = ((tf.math.is_finite(l1) & tf.math.is_finite(m2)) | tf.equal(sizes, 0)) & in_range
+    return tf.cond(
+        tf.reduce_all(plain),
+        lambda: tf.zeros([len(found), SLOW], tf.float64),
+        lambda: _all_blocks([r.flat for r in found], sizes),
     )
 
 
-def _pack(values: dict[str, Any]) -> Any:
-    packed: list[Any] = [tf.constant(1.0)]
-    for name in COUNTS:
-        n = tf.convert_to_tensor(values.get(name, 0), tf.int32)
-        packed += [_float(n // BASE), _float(n % BASE)]
-    packed += [_float(values[name]) for name in SCALARS]
-    return tf.ensure_shape(tf.stack(packed), [LENGTH])
+def _all_blocks(flats: Sequence[Any], sizes: Any) -> Any:
+    count = len(flats)
+    padding = tf.zeros([BLOCK])
+    values = tf.concat([*(tf.cast(f, tf.float32) for f in flats), padding], 0)
+    firsts = tf.cumsum(sizes, exclusive=True)
+    blocks = -(-sizes // BLOCK)
+    ends = tf.cumsum(blocks)
+    start = tf.tensor_scatter_nd_update(
+        tf.zeros([count, SLOW], tf.float64),
+        [[i, place] for i in range(count) for place in (5, 6)],
+        tf.constant([float("inf"), float("-inf")] * count, tf.float64),
+    )
+
+    def body(block: Any, held: Any) -> Any:
+        site = tf.reduce_sum(tf.cast(block >= ends, tf.int32))
+        within = (block - (ends - blocks)[site]) * BLOCK
+        part = tf.slice(values, [firsts[site] + within], [BLOCK])
+        part = tf.cast(part, tf.float64)
+        return block + 1, _add(held, site, _block(part, tf.range(BLOCK) < sizes[site] - within))
+
+    _, held = tf.while_loop(lambda block, _: block < ends[-1], body, (0, start))
+    return held
 
 
-def sample(tensor: Any) -> tuple[Any, Any, Any]:
-    """Elements for the histogram at the stride of `vector.stride`.
+def _block(part: Any, valid: Any) -> tuple[Any, Any, Any]:
+    finite = valid & tf.math.is_finite(part)
+    infinity = tf.constant(float("inf"), tf.float64)
+    kept = tf.where(finite, part, 0.0)
+    masks = [
+        valid,
+        valid & tf.math.is_nan(part),
+        valid & tf.equal(part, infinity),
+        valid & tf.equal(part, -infinity),
+        valid & tf.equal(part, 0.0),
+    ]
+    counts = tf.reduce_sum(tf.cast(tf.stack(masks), tf.float64), 1)
+    low = tf.reduce_min(tf.where(finite, part, infinity))
+    high = tf.reduce_max(tf.where(finite, part, -infinity))
+    sums = tf.reduce_sum(tf.stack([kept, tf.abs(kept), tf.square(kept)]), 1)
+    zero = tf.zeros([2], tf.float64)
+    return tf.concat([counts, zero, sums], 0), low, high
 
-    Returns:
-        `(values, valid, count)`: always `SAMPLES` float32 values, which of them count, how many.
-    """
-    flat = tf.reshape(tf.stop_gradient(tensor), [-1])
-    size = tf.size(flat)
-    least = tf.maximum(-(-size // SAMPLES), 1)
-    nearby = least + tf.range(12)
-    free = tf.reduce_all(nearby[:, None] % tf.constant([2, 3, 5, 7])[None] != 0, 1)
-    step = tf.where(size <= SAMPLES, 1, nearby[tf.argmax(tf.cast(free, tf.int32))])
-    places = tf.range(SAMPLES) * step
-    valid = places < size
-    values = tf.gather(flat, tf.where(valid, places, 0))
-    return tf.cast(values, tf.float32), valid, -(-size // step)
+
+def _add(held: Any, site: Any, block: tuple[Any, Any, Any]) -> Any:
+    added, low, high = block
+    row = held[site] + added
+    row = tf.concat(
+        [row[:5], [tf.minimum(row[5], low), tf.maximum(row[6], high)], row[7:]],
+        0,
+    )
+    return tf.tensor_scatter_nd_update(held, [[site]], [row])
 
 
-def histograms(samples: Sequence[tuple[Any, Any, Any]]) -> Any:
-    """Counts `[len(samples), BINS]` in the universal magnitude bins, as float32."""
-    values = tf.stack([values for values, _, _ in samples])
-    valid = tf.stack([valid for _, valid, _ in samples])
-    bits = tf.bitcast(values, tf.int32)
+def histograms(found: Sequence[Reduced]) -> Any:
+    """Counts in the universal magnitude bins, one tensor after the other, as float32."""
+    count = len(found)
+    sizes = tf.stack([r.size for r in found])
+    steps = _strides(sizes)
+    samples = [r.flat[:: steps[i]] for i, r in enumerate(found)]
+    lengths = -(-sizes // steps)
+    bits = tf.bitcast(tf.concat([tf.cast(s, tf.float32) for s in samples], 0), tf.int32)
     bins = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 21), BINS - 1)
-    bins += tf.range(len(samples))[:, None] * BINS
-    bins = tf.reshape(tf.where(valid, bins, -1), [-1])  # a negative segment is left out
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(bins, tf.float32), bins, len(samples) * BINS)
-    return tf.reshape(counts, [len(samples), BINS])
+    bins += tf.repeat(tf.range(count) * BINS, lengths)
+    return tf.math.unsorted_segment_sum(tf.ones_like(bins, tf.float32), bins, count * BINS)
+
+
+def _strides(sizes: Any) -> Any:
+    """`vector.stride` for several sizes at once."""
+    least = tf.maximum(-(-sizes // SAMPLES), 1)
+    nearby = least[:, None] + tf.range(12)[None]
+    coprime = tf.reduce_all(nearby[:, :, None] % tf.constant([2, 3, 5, 7]) != 0, 2)
+    first = tf.argmax(tf.cast(coprime, tf.int32), 1, output_type=tf.int32)
+    return tf.where(sizes <= SAMPLES, 1, least + first)

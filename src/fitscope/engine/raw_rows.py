@@ -1,6 +1,6 @@
-"""From the flat vector of an observed JAX step to moments, in float64 on the host.
+"""From the raw sums of an observed step to moments, in float64 on the host.
 
-The vector is a chain of segments, one for each forward pass of the step:
+On JAX, the sums arrive as one flat vector, a chain of segments, one for each forward pass of the step:
 
     number of the pass
     total, sum of magnitudes, sum of squares around the mean     per tensor
@@ -71,16 +71,16 @@ def segments(row: NDArray[np.float32], passes: Sequence[Pass]) -> Iterator[tuple
     Yields:
         `(number of the pass, moments [tensors, len(COLUMNS)], states of user statistics)`.
     """
-    reader = _Reader(row.astype(np.float64))
+    reader = Reader(row.astype(np.float64))
     while reader.left():
         number = int(reader.take(1)[0])
         shapes = passes[number].shapes
         sums = reader.take(3 * len(shapes)).reshape(-1, 3)
         nonzero = [reader.take(s.parts if s.size else 1).sum() for s in shapes]
-        units = [_units(reader, shape) for shape in shapes]
+        units = [read_units(reader, shape) for shape in shapes]
         extra = reader.take(passes[number].extra)
         moments = np.stack(
-            [_bare(*parts) for parts in zip(shapes, sums, nonzero, units, strict=True)]
+            [bare(*parts) for parts in zip(shapes, sums, nonzero, units, strict=True)]
         )
         blocks = [
             reader.take(blocks_of(s) * BLOCK_LENGTH).reshape(-1, BLOCK_LENGTH) for s in shapes
@@ -91,7 +91,9 @@ def segments(row: NDArray[np.float32], passes: Sequence[Pass]) -> Iterator[tuple
         yield number, moments, extra.astype(np.float32)
 
 
-class _Reader:
+class Reader:
+    """Takes a flat vector apart from the front."""
+
     def __init__(self, row: NDArray[np.float64]) -> None:
         self._row = row
         self._at = 0
@@ -105,9 +107,19 @@ class _Reader:
         return part
 
 
-def _units(reader: _Reader, shape: Shape) -> tuple[float, float, float, float, float]:
-    """Least and greatest value, dead units, saturated elements and units."""
+def read_units(
+    reader: Reader, shape: Shape, *, always: bool = False
+) -> tuple[float, float, float, float, float]:
+    """Least and greatest value, dead units, saturated elements and units.
+
+    Args:
+        reader: Stands at the units of the tensor.
+        shape: The tensor's.
+        always: Whether an empty tensor has units in the vector, too.
+    """
     if not shape.size:
+        if always:
+            reader.take((3 if shape.saturates else 2) * shape.n_units)
         return math.nan, math.nan, 0.0, 0.0, 0.0
     low, high = reader.take(shape.n_units), reader.take(shape.n_units)
     dead = 0.0
@@ -122,7 +134,7 @@ def _units(reader: _Reader, shape: Shape) -> tuple[float, float, float, float, f
     return low.min(), high.max(), dead, saturated.sum(), whole
 
 
-def _bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.float64]:
+def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.float64]:
     out = np.zeros(len(COLUMNS))
     total, l1, m2 = sums
     low, high, dead, saturated, saturated_units = units

@@ -1,0 +1,87 @@
+"""Tensors that TensorFlow's graph optimizer makes disappear.
+
+Without XLA, Grappler rewrites chains of operations (convolution, bias, ReLU; a scale, a shift and a
+ReLU; several additions; ...) into one that rounds differently, but only where nobody else reads what
+is inside. A tap there would keep the chain apart and change the training in its last bits. So
+where a tensor has a single reader, the tap does not read it: it repeats the few elementwise
+operations that lead to it, from tensors that are read elsewhere anyway. Where a convolution or a
+matrix product would have to be repeated, the tensor is left alone and reported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from fitscope.select.unseen import Unseen
+
+_CHEAP = frozenset(
+    """Abs Add AddV2 Cast Elu Erf Exp Identity LeakyRelu Log1p Maximum Minimum Mul Neg Pow RealDiv
+    Reciprocal Relu Relu6 Reshape Rsqrt SelectV2 Selu Sigmoid Softplus Softsign Sqrt Square
+    SquaredDifference StopGradient Sub Tanh""".split()
+)
+_SOURCES = frozenset(
+    """Arg Const Fill Pack Placeholder PlaceholderWithDefault Prod Range ReadVariableOp Shape
+    StridedSlice VarHandleOp""".split()
+)
+_DEPTH = 12
+
+
+class _Costly(Exception):
+    """Repeating what leads to the tensor would be a second forward pass."""
+
+
+def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
+    """A tensor of equal value that may be read without keeping the optimizer from anything.
+
+    Args:
+        tensor: a tensor of a step that is traced to its end.
+        readers: how many operations read each tensor, kept between calls; counted before
+            anything of ours reads it.
+
+    Returns:
+        `tensor` itself where it has several readers; None where there is no cheap way.
+    """
+    if _readers(tensor, readers) != 1:
+        return tensor
+    try:
+        return _repeat(tensor, readers, _DEPTH)
+    except _Costly:
+        return None
+
+
+def _readers(tensor: Any, readers: dict[Any, int]) -> int:
+    reference = tensor.ref()
+    if reference not in readers:
+        readers[reference] = len(tensor.consumers())
+    return readers[reference]
+
+
+def _repeat(tensor: Any, readers: dict[Any, int], depth: int) -> Any:
+    operation = tensor.op
+    if operation.type in _SOURCES:
+        return tensor
+    if _readers(tensor, readers) != 1:
+        # Without this the optimizer would find the repeated operations equal to the originals.
+        return tf.raw_ops.EnsureShape(input=tensor, shape=tensor.shape)
+    if operation.type not in _CHEAP or not depth:
+        raise _Costly(operation.type)
+    inputs = [_repeat(t, readers, depth - 1) for t in operation.inputs]
+    again = tensor.graph.create_op(
+        operation.type,
+        inputs,
+        [t.dtype for t in operation.outputs],
+        attrs=dict(operation.node_def.attr),
+    )
+    return again.outputs[tensor.value_index]
+
+
+def unseen(site: str) -> Unseen:
+    """The report of a site that was left alone."""
+    return Unseen(
+        site,
+        "TensorFlow fuses it with the operation that follows; reading it would change the last "
+        "bits of the training",
+        "compile with jit_compile=True to see it, or watch the layer that follows",
+    )

@@ -1,0 +1,473 @@
+"""Training is the same to the bit with and without a scope, and nothing is left on the model."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import re
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from replay import optimizer_variables
+from zoo import BACKEND, BATCH, BY_NAME, SETTINGS, VALIDATED, Case, rows, setting_id
+
+import fitscope as fs
+
+JITS = [True, False] if BACKEND != "torch" else [False]
+STEPS = 2
+
+
+class Probe(keras.callbacks.Callback):
+    """Looks at the model at every hook, as other callbacks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Any]] = []
+        self.functions: list[Any] = []
+
+    def look(self, hook: str) -> None:
+        self.seen.append((hook, describe(self.model)))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.look("train_begin")
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.look(f"batch_begin {batch}")
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.look(f"batch_end {batch} {sorted(logs or {})}")
+        self.functions.append(self.model.train_function)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.look(f"test_batch_end {batch}")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.look(f"epoch_end {epoch} {sorted(logs or {})}")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.look("train_end")
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """All that another callback may look at, but for values, which are compared at the end."""
+    summary = io.StringIO()
+    with contextlib.redirect_stdout(summary):
+        model.summary(print_fn=lambda line: summary.write(line + "\n"))
+    return {
+        "weights": [(w.path, tuple(w.shape), str(w.dtype)) for w in model.weights],
+        "variables": [(v.path, tuple(v.shape)) for v in model.variables],
+        "get_weights": [w.shape for w in model.get_weights()],
+        "trainable": [v.path for v in model.trainable_variables],
+        "non_trainable": [v.path for v in model.non_trainable_variables],
+        "metrics": [v.path for v in model.metrics_variables],
+        "count": model.count_params() if model.built else None,
+        "summary": summary.getvalue(),
+        "attributes": {layer.name: sorted(vars(layer)) for layer in model._flatten_layers()},
+        "calls": [layer.name for layer in model._flatten_layers() if "call" in vars(layer)],
+    }
+
+
+def file_contents(path: Path) -> dict[str, Any]:
+    """What is in a saved file, without times of day."""
+    if zipfile.is_zipfile(path):
+        found: dict[str, Any] = {}
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".h5"):
+                    found[name] = _datasets(io.BytesIO(archive.read(name)))
+                else:
+                    # These ids are addresses of this process.
+                    found[name] = re.sub(rb'"shared_object_id": \d+', b"", archive.read(name))
+        found["metadata.json"] = json.loads(found["metadata.json"])
+        found["metadata.json"].pop("date_saved")
+        return found
+    return _datasets(path)
+
+
+def _datasets(source: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        attributes = {key: str(value) for key, value in item.attrs.items()}
+        found[name] = (
+            (str(item.dtype), item.shape, item[()].tobytes(), attributes)
+            if isinstance(item, h5py.Dataset)
+            else attributes
+        )
+
+    with h5py.File(source) as file:
+        file.visititems(visit)
+    return found
+
+
+def train(
+    case: Case,
+    folder: Path,
+    scope: Any | None,
+    *,
+    n: int = STEPS * BATCH,
+    epochs: int = 2,
+    optimizer: str | None = None,
+    **compiled: Any,
+) -> dict[str, Any]:
+    """Train a model of the zoo and give back all that training leaves behind."""
+    chosen = keras.optimizers.get(optimizer) if optimizer and case.plain_adam else None
+    model = case.make(optimizer=chosen, **compiled)
+    x, y = case.data(n)
+    folder.mkdir()
+    before = Probe()
+    around: list[Any] = [before]
+    after = None
+    if scope is not None:
+        after = Probe()
+        around = [before, scope, after]
+    history = model.fit(
+        x, y, batch_size=BATCH, epochs=epochs, verbose=0,
+        validation_data=(rows(x, 0, BATCH), rows(y, 0, BATCH)) if case.name in VALIDATED else None,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(folder / "{epoch}-{batch}.keras", save_freq=2),
+            keras.callbacks.ModelCheckpoint(
+                folder / "{epoch}-{batch}.weights.h5", save_freq=2, save_weights_only=True
+            ),
+            *around,
+        ],
+    )  # fmt: skip
+    return {
+        "history": history.history,
+        "logs": history.epoch,
+        "variables": [(v.path, _bytes(v)) for v in model.variables],
+        "optimizer": [(v.path, _bytes(v)) for v in optimizer_variables(model)],
+        "metrics": [(v.path, _bytes(v)) for v in model.metrics_variables],
+        "files": {path.name: file_contents(path) for path in sorted(folder.iterdir())},
+        "seen": before.seen,
+        "seen_after": after.seen if after else before.seen,
+        "functions": {id(f) for p in (before, after) if p for f in p.functions},
+        "model": model,
+        "function": model.train_function,
+        "random": np.random.random(3).tolist(),  # Keras shuffles with NumPy's global generator
+        "global_seed": _bytes(keras.random.uniform((3,))),
+    }
+
+
+def _bytes(value: Any) -> bytes:
+    return np.asarray(ops.convert_to_numpy(value)).tobytes()
+
+
+def assert_same(watched: dict[str, Any], plain: dict[str, Any]) -> None:
+    for key in ("variables", "optimizer", "metrics"):
+        names = [
+            name for (name, a), (_, b) in zip(watched[key], plain[key], strict=True) if a != b
+        ]
+        assert not names, f"{key} differ: {names}"
+        assert [n for n, _ in watched[key]] == [n for n, _ in plain[key]]
+    np.testing.assert_equal(watched["history"], plain["history"])
+    for key in ("logs", "random", "global_seed"):
+        assert watched[key] == plain[key], key
+    assert watched["files"].keys() == plain["files"].keys()
+    assert watched["files"], "the checkpoints were not written"
+    for name, content in watched["files"].items():
+        assert content == plain["files"][name], f"{name} was saved otherwise"
+    for key in ("seen", "seen_after"):
+        for (hook, found), (expected_hook, expected) in zip(
+            watched[key], plain["seen"], strict=True
+        ):
+            assert hook == expected_hook
+            for what, value in found.items():
+                assert value == expected[what], f"{what} differs in {hook}"
+    assert len(watched["functions"]) == 1, "another callback saw our function on the model"
+    assert watched["functions"] == {id(watched["function"])}
+    leftovers = [
+        f"{layer.name}.{name}"
+        for layer in watched["model"]._flatten_layers()
+        for name, value in vars(layer).items()
+        if "fitscope" in getattr(type(value), "__module__", "")
+        or "fitscope" in (getattr(value, "__module__", "") or "")
+        or (name in ("call", "quantized_call", "rematerialized_call"))
+    ]
+    assert not leftovers
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same training without a scope, once for each setting."""
+
+    @functools.cache
+    def run(name: str, **setting: Any) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("plain") / "files"
+        return train(BY_NAME[name], folder, None, **setting)
+
+    return run
+
+
+@pytest.mark.parametrize(("case", "jit"), SETTINGS, ids=setting_id)
+def test_training_is_the_same_to_the_bit(case: Case, jit: bool, plain: Any, tmp_path: Path) -> None:
+    scope = fs.Scope(every=1)
+    watched = train(case, tmp_path / "files", scope, optimizer="adam", jit_compile=jit)
+    assert_same(watched, plain(case.name, optimizer="adam", jit_compile=jit))
+    assert scope.cost["observed_steps"] >= 2 * STEPS
+
+
+@pytest.mark.parametrize("name", ["convolutions", "recurrent", "gan", "custom_metric"])
+def test_within_a_budget(name: str, plain: Any, tmp_path: Path) -> None:
+    scope = fs.Scope(run=tmp_path / "run")
+    watched = train(
+        BY_NAME[name], tmp_path / "files", scope, optimizer="adam", jit_compile=JITS[0]
+    )
+    assert_same(watched, plain(name, optimizer="adam", jit_compile=JITS[0]))
+    assert 0 < scope.cost["observed_steps"] < scope.cost["steps"]
+
+
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+@pytest.mark.parametrize("name", ["siamese", "mixed_float16"])
+def test_inputs_preactivations_and_user_statistics(name: str, jit: bool, plain: Any, tmp_path: Path) -> None:
+    class Peak(fs.Statistic):
+        name = "peak"
+
+        def update(self, x: Any) -> Any:
+            return ops.reshape(ops.max(x), (1,))
+
+    watch = fs.watch("**", of=["input", "preactivation", "output"], statistics=Peak())
+    watched = train(
+        BY_NAME[name], tmp_path / "files", fs.Scope(watch, every=2), optimizer="adam", jit_compile=jit
+    )  # fmt: skip
+    assert_same(watched, plain(name, optimizer="adam", jit_compile=jit))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("name", ["subclassed", "two_outputs"])
+def test_short_last_batch(name: str, every: int, plain: Any, tmp_path: Path) -> None:
+    setting = {"n": 2 * BATCH + 3, "jit_compile": JITS[0]}
+    watched = train(BY_NAME[name], tmp_path / "files", fs.Scope(every=every), **setting)
+    assert_same(watched, plain(name, **setting))
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras' torch trainer runs one step per execution")
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+@pytest.mark.parametrize("name", ["noisy", "custom_step"])
+def test_several_steps_per_execution(name: str, jit: bool, plain: Any, tmp_path: Path) -> None:
+    setting = {"n": 7 * BATCH, "jit_compile": jit, "steps_per_execution": 4, "optimizer": "adam"}
+    watched = train(BY_NAME[name], tmp_path / "files", fs.Scope(every=1), **setting)
+    assert_same(watched, plain(name, **setting))
+
+
+@pytest.mark.parametrize("name", ["convolutions"])
+def test_values_that_are_not_finite(name: str, tmp_path: Path) -> None:
+    """The loss turns NaN in the second step; with a loss scale that skips the update."""
+
+    def run(scope: Any | None) -> list[bytes]:
+        model = BY_NAME["mixed_float16"].make(optimizer=keras.optimizers.Adam(0.01))
+        x, y = BY_NAME["mixed_float16"].data(4 * BATCH)
+        x[BATCH] = np.nan
+        x[2 * BATCH + 1] = 1e38
+        model.fit(
+            x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[scope] if scope else None
+        )  # fmt: skip
+        return [_bytes(v) for v in [*model.variables, *model.optimizer.variables]]
+
+    assert run(fs.Scope(every=1)) == run(None)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_train_on_batch(every: int) -> None:
+    def run(scope: Any | None) -> tuple[list[bytes], list[Any]]:
+        case = BY_NAME["custom_step"]
+        model = case.make(optimizer=keras.optimizers.Adam(0.01))
+        x, y = case.data(3 * BATCH)
+        with scope.attach(model) if scope else contextlib.nullcontext():
+            logs = [
+                model.train_on_batch(rows(x, i, i + BATCH), rows(y, i, i + BATCH))
+                for i in range(0, 3 * BATCH, BATCH)
+            ]
+            logs.append(model.test_on_batch(x, y))
+            logs.append(model.predict_on_batch(x).tobytes())
+        assert "fitscope" not in repr(model.train_function)
+        values = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+        return [_bytes(v) for v in values], [np.asarray(log).tobytes() for log in logs[:-1]] + logs[-1:]
+
+    assert run(fs.Scope(every=every)) == run(None)
+
+
+def test_evaluate_and_predict(tmp_path: Path) -> None:
+    def run(scope: Any | None) -> tuple[Any, bytes, list[bytes]]:
+        case = BY_NAME["convolutions"]
+        model = case.make()
+        x, y = case.data(2 * BATCH + 3)
+        callbacks = [scope] if scope else None
+        score = model.evaluate(x, y, batch_size=BATCH, verbose=0, callbacks=callbacks)
+        y = model.predict(x, batch_size=BATCH, verbose=0, callbacks=callbacks)
+        return score, y.tobytes(), [_bytes(v) for v in model.variables]
+
+    assert run(fs.Scope(every=1)) == run(None)
+
+
+# What is left after an interruption.
+
+
+class Bomb(keras.callbacks.Callback):
+    """Raises at a hook of the second batch."""
+
+    def __init__(self, hook: str, error: type[BaseException]) -> None:
+        super().__init__()
+        self.hook, self.error = hook, error
+
+    def _at(self, hook: str, batch: int) -> None:
+        if hook == self.hook and batch == 1:
+            raise self.error("stop here")
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._at("begin", batch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._at("end", batch)
+
+
+def _failing_data(x: Any, y: Any) -> Any:
+    yield x[:BATCH], y[:BATCH]
+    raise OSError("the disk of the data set is gone")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("hook", ["begin", "end", "data"])
+def test_an_interrupted_fit_leaves_nothing(hook: str, error: type[BaseException]) -> None:
+    case = BY_NAME["sequential"]
+    model = case.make(jit_compile=JITS[0])
+    x, y = case.data(2 * BATCH)
+    model.fit(x, y, batch_size=BATCH, verbose=0)
+    function = model.train_function
+    attributes = [sorted(vars(layer)) for layer in model._flatten_layers()]
+    scope = fs.Scope(every=1)
+    with pytest.raises((error, OSError)):
+        if hook == "data":
+            model.fit(_failing_data(x, y), epochs=2, verbose=0, callbacks=[scope])
+        else:
+            model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope, Bomb(hook, error)])
+    if hook == "end":
+        assert model.train_function is function
+    steps = sorted({row["step"] for row in scope.run.stats("last", "rms")}) if scope.run.sites else []
+    model.fit(x, y, batch_size=BATCH, verbose=0)
+    assert model.train_function is function, "what is left behind survives the next fit"
+    after = sorted({row["step"] for row in scope.run.stats("last", "rms")}) if scope.run.sites else []
+    assert len(after) <= max(len(steps), 2), "a fit without the scope was observed"
+    found = [sorted(set(vars(layer)) - {"_jax_state", "_jax_state_synced"}) for layer in model._flatten_layers()]
+    plain = [sorted(set(names) - {"_jax_state", "_jax_state_synced"}) for names in attributes]
+    assert found == plain
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope])
+    assert model.train_function is function
+    assert not [t for t in threading.enumerate() if t.name.startswith("fitscope")]
+
+
+@pytest.mark.parametrize("hook", ["begin", "data"])
+def test_a_fit_without_the_scope_is_not_observed_after_an_interruption(hook: str) -> None:
+    case = BY_NAME["sequential"]
+    model = case.make(jit_compile=JITS[0])
+    x, y = case.data(2 * BATCH)
+    scope = fs.Scope(every=1)
+    with contextlib.suppress(RuntimeError, OSError):
+        if hook == "data":
+            model.fit(_failing_data(x, y), epochs=2, verbose=0, callbacks=[scope])
+        else:
+            model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope, Bomb(hook, RuntimeError)])
+    observed = scope.cost["observed_steps"]
+    model.fit(x, y, batch_size=BATCH, verbose=0)
+    assert scope.cost["observed_steps"] == observed
+    scope._end()  # the thread of the interrupted fit; the next use of the scope would end it
+
+
+def test_a_fit_without_the_scope_is_not_observed() -> None:
+    case = BY_NAME["sequential"]
+    model = case.make()
+    x, y = case.data(2 * BATCH)
+    scope = fs.Scope(every=1)
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope])
+    before = dict(scope.cost)
+    function = model.train_function
+    model.fit(x, y, batch_size=BATCH, verbose=0, validation_data=(x, y))
+    assert model.train_function is function
+    assert dict(scope.cost) == before
+    assert {row["step"] for row in scope.run.stats("last", "rms")} == {0, 1}
+
+
+def test_training_stopped_by_another_callback() -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 1
+
+    case = BY_NAME["sequential"]
+    model = case.make()
+    x, y = case.data(4 * BATCH)
+    scope = fs.Scope(every=1)
+    model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0, callbacks=[scope, Stop()])
+    assert {row["step"] for row in scope.run.stats("last", "rms")} == {0, 1}
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope])
+    steps = {row["step"] for row in scope.run.stats("last", "rms")}
+    assert len(steps) == 6, f"steps of two fits share numbers: {sorted(steps)}"
+
+
+def test_backup_and_restore(tmp_path: Path) -> None:
+    def run(folder: Path, scope: Any | None) -> list[bytes]:
+        case = BY_NAME["noisy"]
+        around = [scope] if scope else []
+        for attempt in range(2):
+            model = case.make(optimizer=keras.optimizers.Adam(0.01))
+            x, y = case.data(3 * BATCH)
+
+            class Fall(keras.callbacks.Callback):
+                def on_epoch_begin(self, epoch: int, logs: Any = None, attempt: int = attempt) -> None:
+                    if epoch == 1 and attempt == 0:
+                        raise RuntimeError("power cut")
+
+            backup = keras.callbacks.BackupAndRestore(folder, save_freq=2)
+            with contextlib.suppress(RuntimeError):
+                model.fit(
+                    x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0,
+                    callbacks=[backup, *around, Fall()],
+                )  # fmt: skip
+        return [_bytes(v) for v in [*model.variables, *optimizer_variables(model)]]
+
+    watched = run(tmp_path / "watched", fs.Scope(every=1))
+    assert watched == run(tmp_path / "plain", None)
+
+
+def test_summary_does_not_name_us() -> None:
+    model = BY_NAME["convolutions"].make()
+    x, y = BY_NAME["convolutions"].data(BATCH)
+    model.fit(x, y, verbose=0, callbacks=[fs.Scope(every=1)])
+    assert not re.search("fitscope", str(describe(model)))
+
+
+def test_a_saved_model_loads_without_fitscope_classes(tmp_path: Path) -> None:
+    model = BY_NAME["convolutions"].make()
+    x, y = BY_NAME["convolutions"].data(2 * BATCH)
+    path = tmp_path / "model.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(path, save_freq=1)
+    model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[fs.Scope(every=1), checkpoint])
+    loaded = keras.models.load_model(path)
+    for mine, theirs in zip(model.weights, loaded.weights, strict=True):
+        assert _bytes(mine) == _bytes(theirs)
+
+
+def test_the_model_can_be_collected_afterwards() -> None:
+    import gc
+    import weakref
+
+    case = BY_NAME["sequential"]
+    model = case.make()
+    x, y = case.data(BATCH)
+    scope = fs.Scope(every=1)
+    model.fit(x, y, verbose=0, callbacks=[scope])
+    run, ref = scope.run, weakref.ref(model)
+    del model, scope
+    keras.utils.clear_session()
+    gc.collect()
+    gc.collect()
+    assert ref() is None, "the run keeps the model alive"
+    assert len(run.sites) == 5

@@ -1,0 +1,188 @@
+"""The thread that writes: it never makes training wait, and says what it could not do."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.vector import BASE, BINS, COUNTS, LENGTH, decode
+from fitscope.run.writer import RunWriter
+from fitscope.scope import drain as module
+from fitscope.scope.drain import Drain, Pending
+from fitscope.select.naming import SiteName
+from fitscope.select.site import Site
+from fitscope.statistics.moments import COLUMNS
+
+
+def layout() -> Layout:
+    return Layout((Site.of(SiteName("a")), Site.of(SiteName("b"))), (), ())
+
+
+def vector(count: int, mean: float, *, fired: float = 1.0) -> np.ndarray:
+    v = np.zeros(LENGTH, np.float32)
+    v[0] = fired
+    v[1], v[2] = count // BASE, count % BASE
+    v[1 + 2 * len(COUNTS)] = 1
+    v[1 + 2 * len(COUNTS) + 3] = mean
+    return v
+
+
+def pending(step: int, lay: Layout, *, fired: float = 1.0) -> Pending:
+    moments = np.stack([vector(10, float(step)), vector(20, 0.5, fired=fired)])
+    rows = Rows([lay], 0, moments, np.zeros((2, BINS), np.float32), np.zeros(0, np.float32))
+    return Pending(rows, step, 0, "train")
+
+
+def steps(writer: RunWriter) -> list[int]:
+    return sorted({row["step"] for row in writer.run.stats("a", "mean")})
+
+
+def test_what_is_put_is_written_in_order() -> None:
+    writer, lay = RunWriter(None, config={}), layout()
+    drain = Drain(writer)
+    drain.start()
+    for step in range(5):
+        drain.put(pending(step, lay))
+    drain.stop()
+    values = [(row["step"], row["value"]) for row in writer.run.stats("a", "mean")]
+    assert values == [(step, float(step)) for step in range(5)]
+    assert drain.dropped == 0
+    assert drain.latest_values("train")["a"]["mean"] == 4.0
+
+
+def test_counts_survive_beyond_what_a_float32_counts() -> None:
+    moments = decode(vector(2**24 * 3 + 1, 0.0))
+    assert moments[COLUMNS.index("count")] == 2**24 * 3 + 1
+
+
+def test_when_behind_the_oldest_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMIT", 4)
+    writer, lay = RunWriter(None, config={}), layout()
+    drain = Drain(writer)
+    for step in range(10):
+        drain.put(pending(step, lay))  # nobody drains yet
+    drain.start()
+    drain.stop()
+    assert drain.dropped == 6
+    assert steps(writer) == [6, 7, 8, 9]
+
+
+def test_what_was_dropped_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LIMIT", 2)
+    writer, lay = RunWriter(None, config={}), layout()
+    drain = Drain(writer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(9):
+            drain.put(pending(step, lay))
+        drain.start()
+        drain.stop()
+    told = [str(w.message) for w in caught if "7" in str(w.message)]
+    assert told or writer.run.lost_steps == 7, "seven observed steps are gone without a word"
+
+
+def test_put_does_not_wait_for_a_writer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, lay = RunWriter(None, config={}), layout()
+    gate = threading.Event()
+    append = writer.append
+
+    def slow(record: Any) -> None:
+        gate.wait(20)
+        append(record)
+
+    monkeypatch.setattr(writer, "append", slow)
+    drain = Drain(writer)
+    drain.start()
+    for step in range(module.LIMIT + 50):
+        drain.put(pending(step, lay))  # would hang here
+    assert drain.dropped > 0
+    gate.set()
+    drain.stop()
+    assert steps(writer)[-1] == module.LIMIT + 49
+
+
+def test_errors_of_the_writer_are_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, lay = RunWriter(None, config={}), layout()
+
+    def broken(record: Any) -> None:
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(writer, "append", broken)
+    drain = Drain(writer)
+    with pytest.warns(RuntimeWarning, match="disk on fire") as caught:
+        drain.start()
+        for step in range(5):
+            drain.put(pending(step, lay))
+        drain.stop()
+    assert len(caught) == 1
+    assert "training goes on" in str(caught[0].message)
+
+
+def test_an_error_at_the_end_does_not_leave_the_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`stop` runs in `on_train_end`: what it raises would end the user's script."""
+    writer, lay = RunWriter(None, config={}), layout()
+    drain = Drain(writer)
+    drain.start()
+    drain.put(pending(0, lay))
+
+    def broken() -> None:
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(writer, "flush", broken)
+    with pytest.warns(RuntimeWarning, match="disk on fire"):
+        drain.stop()
+
+
+def test_warnings_as_errors_do_not_kill_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `python -W error` the warning itself raises, inside the thread."""
+    writer, lay = RunWriter(None, config={}), layout()
+    append, failures = writer.append, [True, False, False]
+
+    def once(record: Any) -> None:
+        if failures.pop(0):
+            raise OSError("disk on fire")
+        append(record)
+
+    monkeypatch.setattr(writer, "append", once)
+    drain = Drain(writer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drain.start()
+        for step in range(3):
+            drain.put(pending(step, lay))
+        drain.stop()
+    assert steps(writer) == [1, 2]
+
+
+def test_a_result_that_did_not_leave_the_step_is_reported() -> None:
+    writer, lay = RunWriter(None, config={}), layout()
+    drain = Drain(writer)
+    drain.start()
+    drain.put(pending(0, lay, fired=0.0))
+    drain.stop()
+    assert [u.site for u in writer.run.unseen] == ["b"]
+    assert {row["site"] for row in writer.run.stats("**", "mean")} == {"a"}
+
+
+def test_stop_without_start_and_twice() -> None:
+    drain = Drain(RunWriter(None, config={}))
+    drain.stop()
+    drain.start()
+    drain.stop()
+    drain.stop()
+    assert not [t for t in threading.enumerate() if t.name.startswith("fitscope")]
+
+
+def test_starts_again_after_a_stop() -> None:
+    writer, lay = RunWriter(None, config={}), layout()
+    drain = Drain(writer)
+    for step in range(2):
+        drain.start()
+        drain.put(pending(step, lay))
+        drain.stop()
+    assert steps(writer) == [0, 1]
