@@ -11,6 +11,9 @@ from importlib.metadata import version
 # Before anything imports Keras or TensorFlow: both read their environment at import.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Small models gain nothing from many threads, and several test processes may share a machine.
+for _pool in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_pool, "2")
 # The developer's own keras.json may set another float type or image format.
 _keras_home = tempfile.TemporaryDirectory(prefix="fitscope-keras-home-")
 os.environ["KERAS_HOME"] = _keras_home.name

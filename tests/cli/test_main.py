@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from fitscope.cli import show
+from fitscope.cli.main import main
+
 HEAVY = ("keras", "tensorflow", "jax", "torch")
 
 
@@ -102,3 +105,27 @@ def test_a_pipe_gets_the_same_text_in_any_terminal(write_run):
     assert (
         fitscope("show", path, COLUMNS="40", TERM="xterm").stdout == fitscope("show", path).stdout
     )
+
+
+def test_a_fault_of_our_own_is_1_and_a_short_sentence(monkeypatch, capsys):
+    def fail(_arguments):
+        raise ValueError("first line\n" + "a compiler's page " * 200 + "\nlast line")
+
+    monkeypatch.delenv("FITSCOPE_DEBUG", raising=False)
+    monkeypatch.setattr(show, "run", fail)
+    assert main(["show", "anything"]) == 1
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("fitscope: unexpected ValueError: first line a compiler's page")
+    assert error.endswith("last line (set FITSCOPE_DEBUG=1 for the traceback)\n")
+    assert len(error) < 600
+
+
+def test_the_traceback_is_there_on_request(monkeypatch, capsys):
+    def fail(_arguments):
+        raise ValueError("broken")
+
+    monkeypatch.setenv("FITSCOPE_DEBUG", "1")
+    monkeypatch.setattr(show, "run", fail)
+    assert main(["show", "anything"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err

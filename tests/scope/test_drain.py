@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fitscope.engine.layout import Layout, Rows
+from fitscope.engine.layout import Layout, Reading
 from fitscope.engine.vector import BASE, BINS, COUNTS, LENGTH, decode
 from fitscope.run.writer import RunWriter
 from fitscope.scope import drain as module
@@ -23,19 +23,26 @@ def layout() -> Layout:
     return Layout((Site.of(SiteName("a")), Site.of(SiteName("b"))), (), ())
 
 
-def vector(count: int, mean: float, *, fired: float = 1.0) -> np.ndarray:
-    v = np.zeros(LENGTH, np.float32)
-    v[0] = fired
-    v[1], v[2] = count // BASE, count % BASE
-    v[1 + 2 * len(COUNTS)] = 1
-    v[1 + 2 * len(COUNTS) + 3] = mean
-    return v
+class Given:
+    """A row that is on the host already."""
+
+    def __init__(self, lay: Layout, step: int, fired: bool) -> None:
+        moments = np.zeros((2, len(COLUMNS)))
+        moments[:, COLUMNS.index("count")] = 10, 20
+        moments[:, COLUMNS.index("mean")] = step, 0.5
+        self._reading = Reading(
+            lay, np.array([True, fired]), moments, np.zeros((2, BINS), np.uint32), np.zeros(0)
+        )
+
+    def arrays(self) -> list[Any]:
+        return []
+
+    def read(self) -> Reading:
+        return self._reading
 
 
-def pending(step: int, lay: Layout, *, fired: float = 1.0) -> Pending:
-    moments = np.stack([vector(10, float(step)), vector(20, 0.5, fired=fired)])
-    rows = Rows([lay], 0, moments, np.zeros((2, BINS), np.float32), np.zeros(0, np.float32))
-    return Pending(rows, step, 0, "train")
+def pending(step: int, lay: Layout, *, fired: bool = True) -> Pending:
+    return Pending(Given(lay, step, fired), step, 0, "train")
 
 
 def steps(writer: RunWriter) -> list[int]:
@@ -56,8 +63,12 @@ def test_what_is_put_is_written_in_order() -> None:
 
 
 def test_counts_survive_beyond_what_a_float32_counts() -> None:
-    moments = decode(vector(2**24 * 3 + 1, 0.0))
-    assert moments[COLUMNS.index("count")] == 2**24 * 3 + 1
+    count = 2**24 * 3 + 1
+    vector = np.zeros(LENGTH, np.float32)
+    first = 1 + 2 * COUNTS.index("count")
+    vector[first : first + 2] = divmod(count, BASE)
+    moments = decode(vector)
+    assert moments[COLUMNS.index("count")] == count
 
 
 def test_when_behind_the_oldest_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +145,7 @@ def test_an_error_at_the_end_does_not_leave_the_scope(monkeypatch: pytest.Monkey
         raise OSError("disk on fire")
 
     monkeypatch.setattr(writer, "flush", broken)
+    monkeypatch.setattr(writer, "rest", broken, raising=False)
     with pytest.warns(RuntimeWarning, match="disk on fire"):
         drain.stop()
 
@@ -163,7 +175,7 @@ def test_a_result_that_did_not_leave_the_step_is_reported() -> None:
     writer, lay = RunWriter(None, config={}), layout()
     drain = Drain(writer)
     drain.start()
-    drain.put(pending(0, lay, fired=0.0))
+    drain.put(pending(0, lay, fired=False))
     drain.stop()
     assert [u.site for u in writer.run.unseen] == ["b"]
     assert {row["site"] for row in writer.run.stats("**", "mean")} == {"a"}

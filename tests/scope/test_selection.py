@@ -23,11 +23,11 @@ def of(model: Any, *selections: Any) -> list[str]:
     ("selection", "names"),
     [
         ("**", EVERYTHING),
-        ("*", ["dense_1", "block_1", "block_2", "add", "dense_2"]),
+        ("*", EVERYTHING),
         ("dense_*", ["dense_1", "dense_2"]),
         ("*/inner", ["block_1/inner", "block_2/inner"]),
         ("**/inner", ["block_1/inner", "block_2/inner"]),
-        ("block_1/**", ["block_1/inner"]),
+        ("block_1/**", ["block_1/inner", "block_1"]),
         (layers.Dense, ["dense_1", "block_1/inner", "block_2/inner", "dense_2"]),
         (["dense_1", "block_2"], ["dense_1", "block_2"]),
         (lambda site: site.activation == "relu", ["block_1/inner", "block_2/inner"]),
@@ -48,9 +48,8 @@ def test_a_layer_object(model: Any) -> None:
 
 
 def test_several_instructions_are_joined(model: Any) -> None:
-    assert of(model, "dense_1", layers.Add, "*/inner") == [
-        n for n in EVERYTHING if n == "dense_1" or "inner" in n
-    ] or of(model, "dense_1", "add", "*/inner") == ["dense_1", "block_1/inner", "block_2/inner", "add"]
+    names = ["dense_1", "block_1/inner", "block_2/inner", "add"]
+    assert of(model, "dense_1", "add", "*/inner") == names
 
 
 def test_what_is_selected_is_what_is_recorded(model: Any, data: Any) -> None:
@@ -97,7 +96,7 @@ def test_a_selection_that_matches_nothing_stops_before_training(model: Any, data
         ({"of": []}, fs.SelectionError, "empty"),
         ({"of": ["output", "nothing"]}, fs.SelectionError, "'nothing'"),
         ({"select": 3}, fs.SelectionError, "3"),
-        ({"select": []}, fs.SelectionError, ""),
+        ({"select": []}, fs.SelectionError, None),
         ({"select": "a//b"}, fs.SelectionError, "a//b"),
         ({"select": None}, fs.SelectionError, "None"),
         ({"statistics": "rms"}, fs.StatisticError, "built-in"),
@@ -107,7 +106,7 @@ def test_a_selection_that_matches_nothing_stops_before_training(model: Any, data
     ids=str,
 )
 def test_instructions_that_cannot_be_read(
-    arguments: dict[str, Any], error: type[Exception], says: str
+    arguments: dict[str, Any], error: type[Exception], says: str | None
 ) -> None:
     with pytest.raises(error, match=says):
         fs.watch(**arguments)

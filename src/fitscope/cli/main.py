@@ -14,6 +14,8 @@ from fitscope.cli.exit_codes import INTERRUPTED, OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
 
 DEBUG_VARIABLE = "FITSCOPE_DEBUG"
+# A compiler's error may run over pages; what went wrong stands at either end.
+_LONGEST_UNEXPECTED = 400
 
 _DESCRIPTION = "See what every layer of a Keras model puts out while it trains."
 _EPILOG = """\
@@ -84,6 +86,9 @@ def _explain(error: Exception, *, unexpected: bool = False) -> int:
         traceback.print_exception(error)
     message = " ".join(str(error).split()) or type(error).__name__
     if unexpected:
+        if len(message) > _LONGEST_UNEXPECTED:
+            half = _LONGEST_UNEXPECTED // 2
+            message = f"{message[:half]} ... {message[-half:]}"
         message = (
             f"unexpected {type(error).__name__}: {message} (set {DEBUG_VARIABLE}=1 for the "
             "traceback)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fitscope.demo.digits import load
 from fitscope.demo.ending import ending_text, opening_text
+from fitscope.demo.live_callback import LiveCallback
 from fitscope.demo.network import build
 from fitscope.scope.scope import Scope
 from fitscope.terminal.console import make_console
@@ -48,7 +49,7 @@ def train(backend: str, epochs: int, path: Path | None = None, *, flawed: bool =
     put(opening_text(backend, epochs, len(digits.x), flawed=flawed))
     model = build(flawed=flawed)
     scope = Scope(run=path, every=EVERY)
-    table = LiveTable(scope, console)
+    live = LiveCallback(scope, LiveTable(console))
     try:
         history = model.fit(
             digits.x,
@@ -57,10 +58,10 @@ def train(backend: str, epochs: int, path: Path | None = None, *, flawed: bool =
             epochs=epochs,
             validation_data=(digits.x_check, digits.y_check),
             verbose=0,  # pyright: ignore[reportArgumentType]  Keras takes 0, 1, 2 and "auto"
-            callbacks=[scope, table],
+            callbacks=[scope, live],
         )
     finally:
-        table.stop()
+        live.stop()
     put()
     accuracy = float(history.history["val_accuracy"][-1])
     put(ending_text(scope.run, path, accuracy, scope.cost, console.width, flawed=flawed))

@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -136,6 +136,10 @@ class Carrier:
                 for name, dtype in (("row", "float32"), ("histograms", "uint16"))
             ]
 
+    @property
+    def sharding(self) -> Any:
+        return self.variables[0].value.sharding
+
     def initial(self) -> list[Any]:
         return [jnp.zeros((0,), v.dtype) for v in self.variables]
 
@@ -192,7 +196,7 @@ class _Carried:
 
 
 @contextlib.contextmanager
-def _attached(model: Any, carriers: Sequence[Carrier]) -> Iterator[_Carried]:
+def _attached(model: Any, carriers: Sequence[Carrier]) -> Generator[_Carried]:
     added: list[tuple[list[Any], _Holder]] = []
     try:
         for carrier in carriers:
@@ -201,7 +205,9 @@ def _attached(model: Any, carriers: Sequence[Carrier]) -> Iterator[_Carried]:
                 holder = _Holder(variable)
                 holders.append(holder)
                 added.append((holders, holder))
-        yield _Carried(model, carriers)
+        shardings = {id(v): c.sharding for c in carriers for v in c.variables}
+        with keras_internals.longer_state(model, shardings):
+            yield _Carried(model, carriers)
     finally:
         for holders, holder in reversed(added):
             holders.remove(holder)
@@ -213,8 +219,12 @@ class JaxEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._model = weakref.ref(model)
         self.plan = plan
-        self._starts: list[Any] = [model]
-        """Layers that forward passes start from; a custom train_step may call parts alone."""
+        # Keras' own steps start at the model. A custom step may call parts of it alone, and may
+        # count on the number of their variables: only the layers it starts from get carriers.
+        self._starts = {
+            phase: [model] if keras_internals.has_stock_step(model, phase) else []
+            for phase in ("train", "test", "predict")
+        }
         self._traced_steps: list[_TracedStep] = []
 
     def observed(
@@ -234,8 +244,8 @@ class JaxEngine:
             except StatisticError:
                 raise
             except Exception as error:
-                if not compiled or len(self._traced_steps) > traced:
-                    raise  # not while tracing: the step itself failed
+                if compiled and len(self._traced_steps) > traced:
+                    raise  # not while tracing: the step itself failed, and its state is gone
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
@@ -264,7 +274,7 @@ class JaxEngine:
         model = self._model()
         run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[phase]
         for _ in range(_TRIES):
-            carriers = {id(layer): Carrier(layer) for layer in self._starts}
+            carriers = {id(layer): Carrier(layer) for layer in self._starts[phase]}
             device = JaxDevice(carriers)
             trace = Trace(self.plan, device)
             with _attached(model, list(carriers.values())) as carried, trace.installed():
@@ -272,8 +282,9 @@ class JaxEngine:
             new, values = carried.part(new)
             if not device.missing:
                 return outputs, new, self._row(trace, device, values)
-            known = {id(layer) for layer in self._starts}
-            self._starts += {id(x): x for x in device.missing if id(x) not in known}.values()
+            known = {id(layer) for layer in self._starts[phase]}
+            found = {id(x): x for x in device.missing if id(x) not in known}
+            self._starts[phase].extend(found.values())
         raise RuntimeError("fitscope: the layers a step starts from kept changing while traced")
 
     def _row(self, trace: Trace, device: JaxDevice, values: dict[int, list[Any]]) -> Any:
@@ -283,7 +294,8 @@ class JaxEngine:
         lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
         layout = Layout.of(slots, lengths, [*trace.not_fired(), *device.lost])
         self._traced_steps.append(_TracedStep(layout, tuple(device.passes)))
-        rows, histograms = zip(*values.values(), strict=True)
+        rows = [row for row, _ in values.values()] or [jnp.zeros((0,), jnp.float32)]
+        histograms = [counts for _, counts in values.values()] or [jnp.zeros((0,), jnp.uint16)]
         key = jnp.int32(len(self._traced_steps) - 1)
         return key, jnp.concatenate(rows), jnp.concatenate(histograms)
 

@@ -6,7 +6,8 @@ so that an unknown Keras gives one sentence instead of a traceback from inside a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +31,8 @@ __all__ = [
     "check",
     "current_stateless_scope",
     "functional_graph",
+    "has_stock_step",
+    "longer_state",
     "functional_operations",
     "in_symbolic_scope",
     "make_function",
@@ -140,6 +143,34 @@ def state_holders(layer: Any) -> list[Any]:
     custom train steps share.
     """
     return layer._seed_generators
+
+
+def has_stock_step(model: Any, phase: str) -> bool:
+    """Whether the model's train_step, test_step or predict_step is Keras' own."""
+    name = f"{phase}_step"
+    return name not in vars(model) and getattr(type(model), name) is getattr(keras.Model, name)
+
+
+@contextlib.contextmanager
+def longer_state(model: Any, added: Mapping[int, Any]) -> Generator[None]:
+    """Let a JAX step of Keras before 3.9 return more non-trainable variables than it recorded.
+
+    Args:
+        model: the model, with the variables already in its state.
+        added: by id, the shardings of the added variables.
+    """
+    recorded = vars(model).get("_non_trainable_variable_shardings")
+    if recorded is None:
+        yield
+        return
+    own = iter(recorded)
+    vars(model)["_non_trainable_variable_shardings"] = [
+        added[id(v)] if id(v) in added else next(own) for v in model.non_trainable_variables
+    ]
+    try:
+        yield
+    finally:
+        vars(model)["_non_trainable_variable_shardings"] = recorded
 
 
 def make_function(

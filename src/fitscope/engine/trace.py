@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol
 
 from fitscope.engine import keras_internals
@@ -103,7 +103,7 @@ class Trace:
         return [*self.unseen.values(), *missing]
 
     @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> Generator[None]:
         """Wrap the planned layers for the duration of the block."""
         undo: list[tuple[dict[str, Any], str, Any]] = []
         try:
@@ -249,7 +249,7 @@ class Trace:
         return None
 
     @contextlib.contextmanager
-    def _spy_on_activation(self, root: Root, entry: Entry, call: int) -> Iterator[None]:
+    def _spy_on_activation(self, root: Root, entry: Entry, call: int) -> Generator[None]:
         """See what goes into a fused activation, for the time of one call."""
         namespace = vars(entry.target)
         activation = namespace.get("activation")

@@ -104,6 +104,7 @@ class RunWriter:
         self._unseen: dict[tuple[str, str], Unseen] = {}
         self._findings: list[dict[str, Any]] = []
         self._status = "running"
+        self._resting: str | None = None
         self._last_step = -1
         self._first_pending = 0.0
         self._last_beat = 0.0
@@ -250,6 +251,9 @@ class RunWriter:
         with self.lock:
             if self._foreign():
                 return
+            if self._status == self._resting:
+                self._status, self._resting = "running", None
+                self._beat_if_due(time.monotonic(), force=True)
             if self._status != "running":
                 raise RunError(
                     f"step {record.step} was appended to a closed run. "
@@ -283,6 +287,19 @@ class RunWriter:
             self._flush_streams()
             self._beat_if_due(time.monotonic(), force=True)
 
+    def rest(self, status: str = "finished") -> None:
+        """Flush, and say how things stand; a later `append` takes the run up again.
+
+        Args:
+            status: What other processes read as `Run.status` until then.
+        """
+        with self.lock:
+            if self._foreign() or self._status not in ("running", self._resting):
+                return
+            self._flush_streams()
+            self._status = self._resting = status
+            self._beat_if_due(time.monotonic(), force=True)
+
     def close(self, status: str = "finished") -> None:
         """Flush, seal and mark the end of the run; a second call does nothing.
 
@@ -290,11 +307,11 @@ class RunWriter:
             status: What `Run.status` says from now on: `"finished"`, `"failed"`, ...
         """
         with self.lock:
-            if self._foreign() or self._status != "running":
+            if self._foreign() or self._status not in ("running", self._resting):
                 return
             for stream in self._streams.values():
                 stream.close()
-            self._status = status
+            self._status, self._resting = status, None
             self._beat_if_due(time.monotonic(), force=True)
 
     @property

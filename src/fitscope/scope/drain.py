@@ -15,6 +15,7 @@ import numpy as np
 from fitscope.engine.layout import Layout, Row
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
+from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
@@ -44,6 +45,7 @@ class Drain:
         self.writer = writer
         self.dropped = 0
         self._latest: dict[str, tuple[list[str], Any, Any]] = {}
+        self._sites: dict[str, Site] = {}
         self._indices: dict[int, tuple[Layout, list[int]]] = {}
         self._queue: queue.Queue[Pending | None] = queue.Queue()
         self._thread: threading.Thread | None = None
@@ -83,7 +85,7 @@ class Drain:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
-        self.writer.flush()
+        self._guarded(self.writer.rest)
 
     def _loop(self) -> None:
         while True:
@@ -155,7 +157,11 @@ class Drain:
     def _site_indices(self, layout: Layout) -> list[int]:
         known = self._indices.get(id(layout))
         if known is None:
-            sites = [dataclasses.replace(site, layer=None) for site in layout.sites]
+            # A later layout, for a short last batch for example, does not change a site's shape.
+            sites = [
+                self._sites.setdefault(site.name, dataclasses.replace(site, layer=None))
+                for site in layout.sites
+            ]
             known = self._indices[id(layout)] = (layout, self.writer.add_sites(sites))
             self.writer.add_unseen(layout.unseen)
         return known[1]

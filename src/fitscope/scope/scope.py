@@ -7,7 +7,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -121,7 +121,7 @@ class Scope(keras.callbacks.Callback):
         return self._session.cost()
 
     @contextlib.contextmanager
-    def attach(self, model: Any) -> Iterator[Self]:
+    def attach(self, model: Any) -> Generator[Self]:
         """Observe `train_on_batch`, `test_on_batch` and `predict_on_batch` in a loop of your own.
 
         Args:

@@ -1,4 +1,4 @@
-"""The table that follows training, on a scope made up by the test."""
+"""The callback that feeds the live table, on a scope made up by the test."""
 
 import io
 import warnings
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from fitscope.demo.live_callback import LiveCallback
 from fitscope.select.naming import SiteName
 from fitscope.select.site import Site
 from fitscope.terminal.live import LiveTable
@@ -63,7 +64,7 @@ def make(scope, clock, *, terminal, height=24):
         color_system=None,
         legacy_windows=False,
     )
-    table = LiveTable(scope, console, clock)
+    table = LiveCallback(scope, LiveTable(console, clock))
     table.set_params({"epochs": 2, "steps": 45})
     return table, console.file
 
@@ -185,7 +186,7 @@ def test_in_a_real_fit(scope):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.compile("sgd", "mse")
     out = io.StringIO()
-    table = LiveTable(scope, Console(file=out, width=100))
+    table = LiveCallback(scope, LiveTable(Console(file=out, width=100)))
     x = np.zeros((40, 4), "float32")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
