@@ -131,8 +131,8 @@ def differences(
     single elements). Half precision: 1e-2, and as many elements may change sides of a limit, since
     XLA keeps more digits inside a fusion than the stored dtype has and an eager replay does not.
     Quantiles: the exact one lies in the reported bin, but for what an element may move: its own
-    1e-5, and 1e-6 of the rms where it is the small difference of larger numbers (1e-2 of both in half
-    precision).
+    1e-5, and 1e-6 of the rms where it is the small difference of larger numbers (1e-2 of both in
+    half precision).
     """
     want = expected(array, target)
     tolerance = 1e-2 if half else 1e-5

@@ -152,7 +152,7 @@ def train(
         "functions": {id(f) for p in (before, after) if p for f in p.functions},
         "model": model,
         "function": model.train_function,
-        "random": np.random.random(3).tolist(),  # Keras shuffles with NumPy's global generator
+        "random": np.random.random(3).tolist(),  # noqa: NPY002 - what Keras shuffles with
         "global_seed": _bytes(keras.random.uniform((3,))),
     }
 
@@ -163,9 +163,7 @@ def _bytes(value: Any) -> bytes:
 
 def assert_same(watched: dict[str, Any], plain: dict[str, Any]) -> None:
     for key in ("variables", "optimizer", "metrics"):
-        names = [
-            name for (name, a), (_, b) in zip(watched[key], plain[key], strict=True) if a != b
-        ]
+        names = [name for (name, a), (_, b) in zip(watched[key], plain[key], strict=True) if a != b]
         assert not names, f"{key} differ: {names}"
         assert [n for n, _ in watched[key]] == [n for n, _ in plain[key]]
     np.testing.assert_equal(watched["history"], plain["history"])
@@ -218,16 +216,16 @@ def test_training_is_the_same_to_the_bit(case: Case, jit: bool, plain: Any, tmp_
 @pytest.mark.parametrize("name", ["convolutions", "recurrent", "gan", "custom_metric"])
 def test_within_a_budget(name: str, plain: Any, tmp_path: Path) -> None:
     scope = fs.Scope(run=tmp_path / "run")
-    watched = train(
-        BY_NAME[name], tmp_path / "files", scope, optimizer="adam", jit_compile=JITS[0]
-    )
+    watched = train(BY_NAME[name], tmp_path / "files", scope, optimizer="adam", jit_compile=JITS[0])
     assert_same(watched, plain(name, optimizer="adam", jit_compile=JITS[0]))
     assert 0 < scope.cost["observed_steps"] < scope.cost["steps"]
 
 
 @pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
 @pytest.mark.parametrize("name", ["siamese", "mixed_float16"])
-def test_inputs_preactivations_and_user_statistics(name: str, jit: bool, plain: Any, tmp_path: Path) -> None:
+def test_inputs_preactivations_and_user_statistics(
+    name: str, jit: bool, plain: Any, tmp_path: Path
+) -> None:
     class Peak(fs.Statistic):
         name = "peak"
 
@@ -290,7 +288,9 @@ def test_train_on_batch(every: int) -> None:
             logs.append(model.predict_on_batch(x).tobytes())
         assert "fitscope" not in repr(model.train_function)
         values = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-        return [_bytes(v) for v in values], [np.asarray(log).tobytes() for log in logs[:-1]] + logs[-1:]
+        return [_bytes(v) for v in values], [np.asarray(log).tobytes() for log in logs[:-1]] + logs[
+            -1:
+        ]
 
     assert run(fs.Scope(every=every)) == run(None)
 
@@ -344,21 +344,26 @@ def test_an_interrupted_fit_leaves_nothing(hook: str, error: type[BaseException]
     function = model.train_function
     attributes = [sorted(vars(layer)) for layer in model._flatten_layers()]
     scope = fs.Scope(every=1)
-    with pytest.raises((error, OSError)):
+    with pytest.raises((error, OSError)):  # noqa: PT012
         if hook == "data":
-            model.fit(
-                _failing_data(x, y), shuffle=False, epochs=2, verbose=0, callbacks=[scope]
-            )
+            model.fit(_failing_data(x, y), shuffle=False, epochs=2, verbose=0, callbacks=[scope])
         else:
             model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope, Bomb(hook, error)])
     if hook == "end":
         assert model.train_function is function
-    steps = sorted({row["step"] for row in scope.run.stats("last", "rms")}) if scope.run.sites else []
+    steps = (
+        sorted({row["step"] for row in scope.run.stats("last", "rms")}) if scope.run.sites else []
+    )
     model.fit(x, y, batch_size=BATCH, verbose=0)
     assert model.train_function is function, "what is left behind survives the next fit"
-    after = sorted({row["step"] for row in scope.run.stats("last", "rms")}) if scope.run.sites else []
+    after = (
+        sorted({row["step"] for row in scope.run.stats("last", "rms")}) if scope.run.sites else []
+    )
     assert len(after) <= max(len(steps), 2), "a fit without the scope was observed"
-    found = [sorted(set(vars(layer)) - {"_jax_state", "_jax_state_synced"}) for layer in model._flatten_layers()]
+    found = [
+        sorted(set(vars(layer)) - {"_jax_state", "_jax_state_synced"})
+        for layer in model._flatten_layers()
+    ]
     plain = [sorted(set(names) - {"_jax_state", "_jax_state_synced"}) for names in attributes]
     assert found == plain
     model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope])
@@ -374,11 +379,11 @@ def test_a_fit_without_the_scope_is_not_observed_after_an_interruption(hook: str
     scope = fs.Scope(every=1)
     with contextlib.suppress(RuntimeError, OSError):
         if hook == "data":
-            model.fit(
-                _failing_data(x, y), shuffle=False, epochs=2, verbose=0, callbacks=[scope]
-            )
+            model.fit(_failing_data(x, y), shuffle=False, epochs=2, verbose=0, callbacks=[scope])
         else:
-            model.fit(x, y, batch_size=BATCH, verbose=0, callbacks=[scope, Bomb(hook, RuntimeError)])
+            model.fit(
+                x, y, batch_size=BATCH, verbose=0, callbacks=[scope, Bomb(hook, RuntimeError)]
+            )
     observed = scope.cost["observed_steps"]
     model.fit(x, y, batch_size=BATCH, verbose=0)
     assert scope.cost["observed_steps"] == observed
@@ -425,7 +430,9 @@ def test_backup_and_restore(tmp_path: Path) -> None:
             x, y = case.data(3 * BATCH)
 
             class Fall(keras.callbacks.Callback):
-                def on_epoch_begin(self, epoch: int, logs: Any = None, attempt: int = attempt) -> None:
+                def on_epoch_begin(
+                    self, epoch: int, logs: Any = None, attempt: int = attempt
+                ) -> None:
                     if epoch == 1 and attempt == 0:
                         raise RuntimeError("power cut")
 

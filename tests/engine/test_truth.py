@@ -92,14 +92,15 @@ def check_step(
             if abs(got["outliers.share"] - share) > (0.01 + 1 / array.size if half else 1e-6):
                 problems.append(f"outliers.share: {got['outliers.share']}, NumPy says {share}")
             largest = float(array.max())
-            if abs(got["outliers.largest"] - largest) > (1e-2 if half else 1e-5) * np.abs(array).max():
+            if (
+                abs(got["outliers.largest"] - largest)
+                > (1e-2 if half else 1e-5) * np.abs(array).max()
+            ):
                 problems.append(f"outliers.largest: {got['outliers.largest']} against {largest}")
         wrong += [f"{phase} step {step}, {site.name}: {p}" for p in problems]
     assert not wrong, "\n".join(wrong[:20])
     texts = {(t, c, tuple(map(str, leaf))) for t, c, leaf in expected_sites}
-    missing = [
-        (recorder.targets[t].name, c, leaf) for t, c, leaf in sorted(texts - seen, key=str)
-    ]
+    missing = [(recorder.targets[t].name, c, leaf) for t, c, leaf in sorted(texts - seen, key=str)]
     assert not missing, f"ran with a float output, but was not reported: {missing}"
     assert seen == texts
     return len(seen)
@@ -115,7 +116,9 @@ class Observed:
     y: Any
 
 
-def observe(case: Case, n: int, *, scope: Any, validate: int = 0, epochs: int = 1, **compiled: Any) -> Observed:
+def observe(
+    case: Case, n: int, *, scope: Any, validate: int = 0, epochs: int = 1, **compiled: Any
+) -> Observed:
     model = case.make(**compiled)
     if not hasattr(model, "d_optimizer"):
         model.optimizer.build(model.trainable_variables)
@@ -148,7 +151,11 @@ def check_all(seen: Observed, sizes: dict[str, int]) -> dict[str, list[int]]:
             if state is not None:
                 twin.load(state)
             x, y = batch(seen, step, sizes[phase])
-            if state is None or (phase, step) in table or (phase, step + 1) not in seen.snapshots.states:
+            if (
+                state is None
+                or (phase, step) in table
+                or (phase, step + 1) not in seen.snapshots.states
+            ):
                 recorder = twin.step(phase, x, y)
                 if (phase, step) in table:
                     values = table[phase, step]
@@ -227,7 +234,9 @@ def test_evaluate_is_test_and_predict_is_predict() -> None:
     seen = Observed(case, model, scope, snapshots, x, y)
     # Taken before the optimizer had variables; neither phase looks at them.
     tail = [np.array(ops.convert_to_numpy(v)) for v in model.optimizer.variables]
-    snapshots.states = {key: [*state[: len(model.variables)], *tail] for key, state in snapshots.states.items()}
+    snapshots.states = {
+        key: [*state[: len(model.variables)], *tail] for key, state in snapshots.states.items()
+    }
     done = check_all(seen, {"test": BATCH + 3, "predict": BATCH + 3})
     assert dict(done) == {"test": [0, 1], "predict": [0, 1]}
 
@@ -245,7 +254,9 @@ def test_second_fit_goes_on_counting() -> None:
     assert done["train"] == [0, 1, 2, 3, 4, 5]
     assert done["validation"] == [0, 1, 2]
     assert len(seen.scope.runs) == 1
-    epochs = {row["step"]: row["epoch"] for row in seen.scope.run.stats("head", "rms", phase="train")}
+    epochs = {
+        row["step"]: row["epoch"] for row in seen.scope.run.stats("head", "rms", phase="train")
+    }
     assert epochs == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 5: 2}
 
 
@@ -266,7 +277,9 @@ def test_second_fit_after_compiling_anew() -> None:
     assert sorted(table) == [("train", 0), ("train", 1)]
     twin = Twin(case, seen.x, seen.y)
     weights = len(twin.model.variables)
-    for variable, value in zip(twin.model.variables, seen.snapshots.states["train", 1][:weights], strict=False):
+    for variable, value in zip(
+        twin.model.variables, seen.snapshots.states["train", 1][:weights], strict=False
+    ):
         variable.assign(value)
     recorder = Recorder()
     with recorder.installed():
@@ -408,7 +421,9 @@ def test_non_finite_values_are_counted_apart(jit: bool) -> None:
     assert table["out"]["finite"] == 0
     assert np.isnan(table["out"]["mean"])
     assert np.isnan(table["out"]["q50"])
-    assert table["poison"]["q50"] == pytest.approx(expected(bad, model.get_layer("poison"))["q50"], rel=0.13)
+    assert table["poison"]["q50"] == pytest.approx(
+        expected(bad, model.get_layer("poison"))["q50"], rel=0.13
+    )
 
 
 @pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
@@ -493,7 +508,5 @@ def test_large_tensors_are_sampled_for_the_histogram_only(jit: bool) -> None:
 
 def test_zones_cover_what_the_zoo_uses() -> None:
     names = {"relu", "relu6", "tanh", "sigmoid", "softmax", "gelu"}
-    found = {
-        activation(layer) for case in ALL for layer in case.build()._flatten_layers()
-    }
+    found = {activation(layer) for case in ALL for layer in case.build()._flatten_layers()}
     assert names <= found

@@ -187,7 +187,11 @@ class AttentionBlock(layers.Layer):
 def nested() -> Any:
     inputs = keras.Input((3, 4))
     stem = keras.Sequential(
-        [keras.Input((3, 4)), layers.Dense(4, activation="relu", name="a"), layers.Dense(4, name="b")],
+        [
+            keras.Input((3, 4)),
+            layers.Dense(4, activation="relu", name="a"),
+            layers.Dense(4, name="b"),
+        ],
         name="stem",
     )
     x = AttentionBlock(4, name="block")(stem(inputs))
@@ -449,7 +453,15 @@ ALL: tuple[Case, ...] = (
 )
 
 # Without jit, JAX compiles every operation by itself, which takes long: a few models stand for all.
-_EAGER_ON_JAX = ("sequential", "branches", "siamese", "noisy", "custom_step", "gan", "mixed_float16")
+_EAGER_ON_JAX = (
+    "sequential",
+    "branches",
+    "siamese",
+    "noisy",
+    "custom_step",
+    "gan",
+    "mixed_float16",
+)
 SETTINGS: tuple[tuple[Case, bool], ...] = tuple(
     (case, jit)
     for case in ALL

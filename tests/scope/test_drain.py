@@ -125,7 +125,7 @@ def test_errors_of_the_writer_are_one_warning(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(writer, "append", broken)
     drain = Drain(writer)
-    with pytest.warns(RuntimeWarning, match="disk on fire") as caught:
+    with pytest.warns(RuntimeWarning, match="disk on fire") as caught:  # noqa: PT031
         drain.start()
         for step in range(5):
             drain.put(pending(step, lay))

@@ -9,7 +9,9 @@ import pytest
 from fitscope.scope.schedule import Budget, Every
 
 
-def run(schedule: Budget, executions: int, plain: float, observed: float, first: float = 5.0) -> tuple[int, float]:
+def run(
+    schedule: Budget, executions: int, plain: float, observed: float, first: float = 5.0
+) -> tuple[int, float]:
     """Executions that were observed, and their share of the time after the compilations."""
     compiled: set[bool] = set()
     seen, extra, total = 0, 0.0, 0.0

@@ -14,6 +14,22 @@ from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.activation import Zones, zones
 
+_MERGES: tuple[type, ...] = (
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Concatenate,
+    keras.layers.Maximum,
+    keras.layers.Minimum,
+    keras.layers.Multiply,
+    keras.layers.Subtract,
+)
+_CONVOLUTIONS: tuple[type, ...] = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
 _LOOPS: tuple[type, ...] = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
@@ -45,6 +61,12 @@ class Entry:
         return 1 if channels_first and rank > 2 else -1
 
     @property
+    def is_elementwise(self) -> bool:
+        """Whether the output may come out of a loop over one tensor, which XLA computes again
+        wherever it is used; sums of several tensors and library calls it stores."""
+        return self.is_layer and not isinstance(self.target, (*_MERGES, *_CONVOLUTIONS))
+
+    @property
     def has_fused_activation(self) -> bool:
         """Whether the layer applies a nonlinear function of its own at the end of its call."""
         function = getattr(self.target, "activation", None)
@@ -58,7 +80,9 @@ class Entry:
     def zones(self) -> Zones:
         return zones(self.activation())
 
-    def site(self, call: int | None, port: str, leaf: tuple[str | int, ...], shape: Any, dtype: str) -> Site:
+    def site(
+        self, call: int | None, port: str, leaf: tuple[str | int, ...], shape: Any, dtype: str
+    ) -> Site:
         target = self.target
         output = port in ("output", "gradient")
         return Site(
@@ -100,7 +124,9 @@ def activation_of(target: Any) -> str | None:
             return name
     if not isinstance(target, keras.layers.Layer):
         name = type(target).__name__.lower()
-        return name if name in ("relu", "sigmoid", "tanh", "softmax", "gelu", "silu", "elu") else None
+        return (
+            name if name in ("relu", "sigmoid", "tanh", "softmax", "gelu", "silu", "elu") else None
+        )
     if isinstance(target, keras.layers.RNN):
         return None
     function = getattr(target, "activation", None)

@@ -46,8 +46,9 @@ class Measured:
 class JaxDevice:
     """Measures tensors in a trace and puts the results into carriers."""
 
-    def __init__(self, carriers: Mapping[int, Carrier]) -> None:
+    def __init__(self, carriers: Mapping[int, Carrier], one: Any) -> None:
         self.carriers = carriers
+        self.one = one
         self.missing: list[Any] = []
         """Layers that a forward pass started from without a carrier."""
         self.passes: list[Pass] = []
@@ -68,8 +69,15 @@ class JaxDevice:
         return get_opaque_trace_state(convention="fitscope")
 
     def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Measured:
-        reduced = jax_kernel.reduce(tensor, entry.zones(), entry.unit_axis(tensor.ndim))
-        x = jax.lax.stop_gradient(tensor).astype(jnp.float32) if statistics else None
+        # XLA computes an elementwise result anew inside each loop that uses it, as long as every
+        # user is such a loop; the library calls our reductions become are not. They would make it
+        # store the result, and loops that read it round differently. So they get a copy that is
+        # one more loop: times a one that XLA does not know to be one.
+        x = jax.lax.stop_gradient(tensor)
+        if entry.is_elementwise:
+            x = x * self.one.astype(x.dtype)
+        reduced = jax_kernel.reduce(x, entry.zones(), entry.unit_axis(x.ndim))
+        x = x.astype(jnp.float32) if statistics else None
         return Measured(reduced, tuple(user_state(s, x) for s in statistics))
 
     def finish(self, root: Root) -> None:
@@ -237,10 +245,12 @@ class JaxEngine:
         if compiled:
             step = jax.jit(step, donate_argnums=0, **self._shardings(phase))
 
+        one = jnp.float32(1)
+
         def one_step(state: Any, data: Any) -> Any:
             traced = len(self._traced_steps)
             try:
-                outputs, state, (key, row, histograms) = step(state, data)
+                outputs, state, (key, row, histograms) = step(state, data, one)
             except StatisticError:
                 raise
             except Exception as error:
@@ -270,12 +280,14 @@ class JaxEngine:
         }
         return {"out_shardings": (None, states[phase], None)}
 
-    def _traced(self, phase: str, state: Sequence[Any], data: Any) -> Any:
+    def _traced(self, phase: str, state: Sequence[Any], data: Any, one: Any) -> Any:
         model = self._model()
-        run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[phase]
+        run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[
+            phase
+        ]
         for _ in range(_TRIES):
             carriers = {id(layer): Carrier(layer) for layer in self._starts[phase]}
-            device = JaxDevice(carriers)
+            device = JaxDevice(carriers, one)
             trace = Trace(self.plan, device)
             with _attached(model, list(carriers.values())) as carried, trace.installed():
                 outputs, new = run(carried.join(state), data)

@@ -115,7 +115,9 @@ def _saturated(rows: Any, zones: Zones) -> tuple[Any, ...]:
         return ()
     low = rows <= (-math.inf if below is None else below)
     high = rows >= (math.inf if above is None else above)
-    inside = low | high if below is not None and above is not None else low if above is None else high
+    inside = (
+        low | high if below is not None and above is not None else low if above is None else high
+    )
     return (inside.astype(jnp.float32).sum(0),)
 
 

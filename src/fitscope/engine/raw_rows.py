@@ -178,10 +178,27 @@ def _replace(moments: NDArray[np.float64], shape: Shape, blocks: NDArray[np.floa
         "max": high,
     }.items():
         parts[:, _PLACE[name]] = np.where(some, value, np.nan)
-    for name, value in {"count": n + nan + posinf + neginf, "nan": nan, "posinf": posinf, "neginf": neginf, "zeros": zeros}.items():
+    for name, value in {
+        "count": n + nan + posinf + neginf,
+        "nan": nan,
+        "posinf": posinf,
+        "neginf": neginf,
+        "zeros": zeros,
+    }.items():
         parts[:, _PLACE[name]] = value
     merged = parts[0]
     for part in parts[1:]:
         merged = merge(merged, part)
-    for name in ("count", "nan", "posinf", "neginf", "zeros", "mean", "std", "mean_abs", "min", "max"):
+    for name in (
+        "count",
+        "nan",
+        "posinf",
+        "neginf",
+        "zeros",
+        "mean",
+        "std",
+        "mean_abs",
+        "min",
+        "max",
+    ):
         moments[_PLACE[name]] = merged[_PLACE[name]]

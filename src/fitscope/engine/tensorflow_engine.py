@@ -149,7 +149,9 @@ class TensorFlowEngine:
             if tensor is None:
                 hidden.append(fusion.unseen(slot.site.name))
             else:
-                kept.append(dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=tensor)))
+                kept.append(
+                    dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=tensor))
+                )
         return kept, hidden
 
     def wait(self) -> None:

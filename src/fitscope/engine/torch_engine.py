@@ -47,7 +47,9 @@ class TorchDevice:
     def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Measured:
         with torch.no_grad():
             taken, count = torch_kernel.sample(tensor)
-            vector = torch_kernel.moments(tensor, entry.zones(), entry.unit_axis(tensor.ndim), count)
+            vector = torch_kernel.moments(
+                tensor, entry.zones(), entry.unit_axis(tensor.ndim), count
+            )
             x = tensor.detach().float() if statistics else None
             return Measured(vector, taken, tuple(user_state(s, x) for s in statistics))
 
@@ -55,7 +57,9 @@ class TorchDevice:
         del root
 
 
-_HAS_LEVELS = hasattr(torch._C, "_functorch") and hasattr(torch._C._functorch, "maybe_current_level")
+_HAS_LEVELS = hasattr(torch._C, "_functorch") and hasattr(
+    torch._C._functorch, "maybe_current_level"
+)
 
 
 def user_state(statistic: Any, x: Any) -> Any:
@@ -114,7 +118,11 @@ class TorchEngine:
     def _rows(self, trace: Trace) -> VectorRow:
         slots = [slot for root in trace.roots for slot in root.slots]
         with torch.no_grad():
-            moments = torch.stack([s.measured.moments for s in slots]) if slots else torch.zeros(0, LENGTH)
+            moments = (
+                torch.stack([s.measured.moments for s in slots])
+                if slots
+                else torch.zeros(0, LENGTH)
+            )
             histograms = (
                 torch_kernel.histograms([s.measured.sample for s in slots])
                 if slots

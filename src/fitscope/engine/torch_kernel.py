@@ -156,6 +156,9 @@ def sample(tensor: Any) -> tuple[Any, int]:
 
 def histograms(samples: Sequence[Any]) -> Any:
     """Counts `[len(samples), BINS]` in the universal magnitude bins."""
-    shifted = [((s.contiguous().view(torch.int32) >> 21) & (BINS - 1)) + i * BINS for i, s in enumerate(samples)]
+    shifted = [
+        ((s.contiguous().view(torch.int32) >> 21) & (BINS - 1)) + i * BINS
+        for i, s in enumerate(samples)
+    ]
     flat = torch.cat(shifted)
     return torch.bincount(flat, minlength=len(samples) * BINS).reshape(len(samples), BINS)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import queue
 import threading
+import time
 import traceback
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,15 @@ import numpy as np
 from fitscope.engine.layout import Layout, Row
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
+from fitscope.scope.tell import tell
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
+
+BEAT_SECONDS = 1.0
+IDLE_SECONDS = 1.5
+_BEAT, _STOP = object(), object()
 
 LIMIT = 256
 """Observed steps that may wait; when the thread falls behind further, the oldest are dropped."""
@@ -47,9 +53,11 @@ class Drain:
         self._latest: dict[str, tuple[list[str], Any, Any]] = {}
         self._sites: dict[str, Site] = {}
         self._indices: dict[int, tuple[Layout, list[int]]] = {}
-        self._queue: queue.Queue[Pending | None] = queue.Queue()
+        self._queue: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._failed = False
+        self._last_beat = 0.0
+        self._told_dropped = 0
 
     def latest_values(self, phase: str) -> dict[str, dict[str, Any]]:
         """See `Scope.latest`."""
@@ -57,47 +65,66 @@ class Drain:
         if found is None:
             return {}
         names, moments, counts = found
-        values = {
-            name: derive(moments, name) for name in (*COLUMNS, *DERIVED)
-        }
+        values = {name: derive(moments, name) for name in (*COLUMNS, *DERIVED)}
         return {
             site: {**{n: float(v[i]) for n, v in values.items()}, "histogram": counts[i]}
             for i, site in enumerate(names)
         }
 
     def start(self) -> None:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._loop, name="fitscope-drain", daemon=True)
             self._thread.start()
 
     def put(self, pending: Pending) -> None:
         if self._queue.qsize() >= LIMIT:
-            try:
+            with contextlib.suppress(queue.Empty):
                 self._queue.get_nowait()
                 self.dropped += 1
-            except queue.Empty:
-                pass
         self._queue.put(pending)
+        self.start()
+
+    def beat(self) -> None:
+        """Let other processes see that the run is alive; cheap enough for every step."""
+        now = time.monotonic()
+        if now - self._last_beat >= BEAT_SECONDS:
+            self._last_beat = now
+            self._queue.put(_BEAT)
+            self.start()
 
     def stop(self) -> None:
         """Write what is waiting and end the thread."""
         if self._thread is not None:
-            self._queue.put(None)
+            self._queue.put(_STOP)
             self._thread.join()
             self._thread = None
+            while not self._queue.empty():  # the thread had just ended for want of work
+                self._handle(self._queue.get_nowait())
         self._guarded(self.writer.rest)
+        if self.dropped > self._told_dropped:
+            self._told_dropped = self.dropped
+            tell(
+                f"fitscope dropped {self.dropped} observed steps, because recording was slower than "
+                "training. Observe fewer steps (a larger every=, a smaller budget=)."
+            )
 
     def _loop(self) -> None:
+        # A fit that is interrupted tells nobody: the thread ends by itself when nothing comes.
         while True:
             try:
-                pending = self._queue.get(timeout=1.0)
+                work = self._queue.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                self._guarded(self.writer.heartbeat)
                 self._guarded(self.writer.flush)
-                continue
-            if pending is None:
                 return
-            self._guarded(self._record, pending)
+            if work is _STOP:
+                return
+            self._handle(work)
+
+    def _handle(self, work: Any) -> None:
+        if work is _BEAT:
+            self._guarded(self.writer.heartbeat)
+        elif work is not _STOP:
+            self._guarded(self._record, work)
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
         """Nothing that goes wrong here may reach the training; it is told once."""
@@ -106,11 +133,9 @@ class Drain:
         except Exception:
             if not self._failed:
                 self._failed = True
-                warnings.warn(
+                tell(
                     "fitscope could not record a step; training goes on. The first cause was:\n"
-                    + traceback.format_exc(limit=-6),
-                    RuntimeWarning,
-                    stacklevel=2,
+                    + traceback.format_exc(limit=-6)
                 )
 
     def _record(self, pending: Pending) -> None:
@@ -173,6 +198,4 @@ def _sparse(counts: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:
     ends = np.searchsorted(row, np.arange(len(counts) + 1))
     held = counts[row, bins]
     bins = bins.astype(np.uint16)
-    return [
-        (bins[a:b], held[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [(bins[a:b], held[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]

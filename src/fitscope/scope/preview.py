@@ -72,7 +72,9 @@ class Preview:
             for s in self.sites
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
+        ]
         total = sum(self.bytes_read(s) for s in self.sites)
         count = len(self.sites)
         lines.append(

@@ -6,19 +6,25 @@ import itertools
 import os
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fitscope.engine.build import Engine, build
+from fitscope.engine.entry import named
 from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan, Want
-from fitscope.errors import FitscopeError, SelectionError, StatisticError
+from fitscope.errors import (
+    FitscopeError,
+    SelectionError,
+    StatisticError,
+    UnsupportedError,
+)
 from fitscope.run.writer import RunWriter
 from fitscope.scope.drain import Drain, Pending
 from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Watch
 from fitscope.scope.schedule import Schedule
+from fitscope.scope.tell import tell
 from fitscope.select.nearest import no_match
 
 ATTRIBUTES = {
@@ -64,7 +70,7 @@ class Session:
         self._base = dict.fromkeys(ATTRIBUTES, 0)
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
         self._timer: tuple[float, bool] | None = None
-        self._first, self._phase = 0, "train"
+        self._first, self._phase, self._emitted = 0, "train", False
         self._pid = os.getpid()
 
     def schedule(self, phase: str) -> Schedule:
@@ -107,6 +113,8 @@ class Session:
         first = self._base[phase] + batch
         self.steps[phase] = first + length
         self._first, self._phase = first, phase
+        self._emitted = False
+        self.drain.beat()
         if self.broken is not None or os.getpid() != self._pid:
             return False
         observing = schedule.due(first, length) and self.plan() is not None
@@ -116,9 +124,12 @@ class Session:
     def end_of_pass(self, phase: str, known_steps: int | None) -> None:
         """An epoch or evaluation is over; `known_steps` is its length where Keras knows it."""
         self._close_timer(phase, time.perf_counter())
+        # With steps_per_execution the last execution may have been a shorter one: Keras may know
+        # the number of steps, and the rows of an observed execution tell it.
+        if self._phase == phase and self._emitted:
+            self.steps[phase] = self._first
         count = self.steps[phase] - self._base[phase]
         if known_steps is not None:
-            # With steps_per_execution the last execution may have been a shorter one.
             count = min(count, known_steps)
         self._base[phase] += count
         self.steps[phase] = self._base[phase]
@@ -163,14 +174,27 @@ class Session:
     def _arm(self, phase: str) -> None:
         attribute = ATTRIBUTES[phase]
         plain = getattr(self.model, attribute)
+        if getattr(plain, "fitscope_once", False):
+            self._break(
+                UnsupportedError(
+                    "another Scope observes the same fit. Give all instructions to one Scope."
+                )
+            )
+            return
+        history = getattr(self.model, "history", None)
 
         def once(*args: Any) -> Any:
-            if self._armed is None or self._armed[2] is not once:
-                return plain(*args)  # left behind by a fit that was interrupted before this step
             # Back in place before anything runs, so that not even an error leaves a trace.
-            self._disarm()
+            armed = self._armed is not None and self._armed[2] is once
+            setattr(self.model, attribute, plain)
+            self._armed = None
+            # A fit that was interrupted before this step may have left this function behind; the
+            # next fit is not to be observed, and has a history of its own.
+            if not armed or getattr(self.model, "history", None) is not history:
+                return plain(*args)
             return self._observe(phase, plain, args)
 
+        once.fitscope_once = True  # type: ignore[attr-defined]
         self._armed = (attribute, plain, once)
         setattr(self.model, attribute, once)
 
@@ -204,6 +228,7 @@ class Session:
                 start()
         phase, step = self._phase, self._first
         self._first += 1
+        self._emitted = True
         if not self._wants(step):
             return
         self.observed_steps[phase] += 1
@@ -221,11 +246,9 @@ class Session:
         self.broken = f"{type(error).__name__}: {error}"
         text = "".join(traceback.format_exception(error, limit=-6))
         told = str(error) if isinstance(error, FitscopeError) else text
-        warnings.warn(
+        tell(
             "fitscope could not observe this model; training goes on without it. What was "
-            f"recorded so far is kept. The cause was:\n{told}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"recorded so far is kept. The cause was:\n{told}"
         )
 
     def _close_timer(self, phase: str, now: float) -> None:
@@ -249,7 +272,9 @@ def make_plan(model: Any, watches: Sequence[Watch]) -> Plan:
     ]
     plan = Plan(model, wants)
     for watch in watches:
-        sites = [e.site(None, p, (), (), "") for e in plan.entries for p in watch.ports]
+        sites = [
+            named(e.site(None, p, (), (), ""), None) for e in plan.entries for p in watch.ports
+        ]
         if not any(watch.selector.may_match(site) for site in sites):
             raise no_match(watch.selector, sites)
     return plan
