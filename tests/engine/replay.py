@@ -8,7 +8,7 @@ is put into that state and runs Keras' own step on the same batch, without compi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -26,16 +26,30 @@ def optimizer_variables(model: Any) -> list[Any]:
 
 
 def state_of(model: Any) -> list[np.ndarray]:
-    """A copy of everything that decides a step: weights, seeds, optimizer."""
+    """A copy of everything that decides a step: weights, seeds, optimizer.
+
+    On torch also its global generator, last: Keras leaves Dropout without a seed to it.
+    """
     held = [*model.variables, *optimizer_variables(model)]
-    return [np.array(keras.ops.convert_to_numpy(v)) for v in held]
+    copies = [np.array(keras.ops.convert_to_numpy(v)) for v in held]
+    if BACKEND == "torch":
+        import torch
+
+        copies.append(np.array(torch.get_rng_state()))
+    return copies
 
 
 class Snapshots(keras.callbacks.Callback):
-    """Copies the state before every execution of `fit`, `evaluate` and `predict`."""
+    """Copies the state before every execution of `fit`, `evaluate` and `predict`.
 
-    def __init__(self) -> None:
+    Args:
+        steps: of an epoch or evaluation, by phase; with `steps_per_execution` Keras counts beyond
+            the last one.
+    """
+
+    def __init__(self, **steps: int) -> None:
         super().__init__()
+        self.steps = steps
         self.states: dict[tuple[str, int], list[np.ndarray]] = {}
         self.fitting = False
         self.base = {"train": 0, "validation": 0, "test": 0, "predict": 0}
@@ -67,22 +81,23 @@ class Snapshots(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._take("train", batch)
 
+    def _done(self, phase: str, batch: int) -> None:
+        self.last[phase] = self.base[phase] + min(batch + 1, self.steps.get(phase, batch + 1))
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # With steps_per_execution Keras counts beyond the end of the epoch.
-        done = min(batch + 1, (self.params or {}).get("steps") or batch + 1)
-        self.last["train"] = self.base["train"] + done
+        self._done("train", batch)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._take(self._test, batch)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.last[self._test] = self.base[self._test] + batch + 1
+        self._done(self._test, batch)
 
     def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._take("predict", batch)
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.last["predict"] = self.base["predict"] + batch + 1
+        self._done("predict", batch)
 
 
 def concrete(value: Any) -> tuple[np.ndarray, str] | None:
@@ -120,19 +135,24 @@ def flatten(tree: Any, place: Leaf = ()) -> Iterator[tuple[Leaf, Any]]:
 
 
 class Recorder:
-    """Keeps the outputs of every call of every layer and graph operation."""
+    """Keeps the outputs of every call of every layer and graph operation.
 
-    def __init__(self) -> None:
+    Args:
+        take: what is kept of a tensor.
+    """
+
+    def __init__(self, take: Callable[[Any], Any] = concrete) -> None:
+        self.take = take
         self.calls: dict[int, list[dict[Leaf, tuple[np.ndarray, str]]]] = {}
         self.targets: dict[int, Any] = {}
-        self.inputs: dict[int, list[np.ndarray]] = {}
+        self.inputs: dict[int, list[tuple[np.ndarray, str]]] = {}
         """First arguments of layers, by layer and call."""
 
     def keep(self, target: Any, outputs: Any, first: Any = None) -> None:
-        given = concrete(first) if hasattr(first, "dtype") else None
+        given = self.take(first) if hasattr(first, "dtype") else None
         if given is not None:
-            self.inputs.setdefault(id(target), []).append(given[0])
-        found = {leaf: concrete(value) for leaf, value in flatten(outputs)}
+            self.inputs.setdefault(id(target), []).append(given)
+        found = {leaf: self.take(value) for leaf, value in flatten(outputs)}
         kept = {leaf: value for leaf, value in found.items() if value is not None}
         self.targets[id(target)] = target
         self.calls.setdefault(id(target), []).append(kept)
@@ -175,8 +195,10 @@ class Recorder:
 class Twin:
     """A second, equal model that runs single steps eagerly."""
 
-    def __init__(self, case: Case, x: Any, y: Any) -> None:
+    def __init__(self, case: Case, x: Any, y: Any, *, jit: bool = False) -> None:
         self.model = case.make(run_eagerly=True)
+        # XLA draws other random numbers than TensorFlow's own kernels do, from the same seed.
+        self.compiled = jit and BACKEND == "tensorflow"
         first = (rows(x, 0, BATCH), None if y is None else rows(y, 0, BATCH))
         self.model.train_on_batch(*first)  # builds optimizer and metrics
         if case.evaluates:
@@ -184,14 +206,21 @@ class Twin:
 
     def load(self, state: list[np.ndarray]) -> None:
         held = [*self.model.variables, *optimizer_variables(self.model)]
+        if BACKEND == "torch":
+            import torch
+
+            *state, generator = state
+            torch.set_rng_state(torch.tensor(generator))
         for variable, value in zip(held, state, strict=True):
             variable.assign(value)
 
     def step(self, phase: str, x: Any, y: Any) -> Recorder:
         """Run one step from the present state and keep what its layers put out."""
-        recorder = Recorder()
         data = (x,) if y is None or phase == "predict" else (x, y)
         data = keras.tree.map_structure(keras.ops.convert_to_tensor, data)
+        if self.compiled:
+            return self._compiled_step(phase, data)
+        recorder = Recorder()
         with recorder.installed():
             if BACKEND == "jax":
                 self._jax_step(phase, data)
@@ -207,6 +236,39 @@ class Twin:
     def _stateful_step(self, phase: str, data: Any) -> None:
         kind = "test" if phase == "validation" else phase
         getattr(self.model, f"{kind}_step")(data)
+
+    def _compiled_step(self, phase: str, data: Any) -> Recorder:
+        """Compile Keras' own step so that it also gives back every tensor that was kept."""
+        import tensorflow as tf
+
+        recorder = Recorder()
+
+        @tf.function(jit_compile=True, autograph=False)
+        def step(data: Any) -> Any:
+            graph = tf.compat.v1.get_default_graph()
+            inner = Recorder(lambda t: t if getattr(t, "graph", None) is graph else None)
+            with inner.installed():
+                self._stateful_step(phase, data)
+            recorder.targets = inner.targets
+            places = [
+                (target, call, leaf)
+                for target, calls in inner.calls.items()
+                for call, found in enumerate(calls)
+                for leaf in found
+            ]
+            recorder.calls = {t: [{} for _ in calls] for t, calls in inner.calls.items()}
+            self._places = places
+            self._inputs = [(t, len(given)) for t, given in inner.inputs.items()]
+            given = [tensor for tensors in inner.inputs.values() for tensor in tensors]
+            return [inner.calls[t][call][leaf] for t, call, leaf in places], given
+
+        kept, given = step(data)
+        for (target, call, leaf), tensor in zip(self._places, kept, strict=True):
+            recorder.calls[target][call][leaf] = concrete(tensor)
+        remaining = iter(given)
+        for target, count in self._inputs:
+            recorder.inputs[target] = [concrete(next(remaining)) for _ in range(count)]
+        return recorder
 
     def _jax_step(self, phase: str, data: Any) -> None:
         model = self.model

@@ -402,6 +402,7 @@ class Bias(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         y_pred = ops.stop_gradient(ops.convert_to_tensor(y_pred))
+        y_true = ops.convert_to_tensor(y_true)
         self.total.assign_add(ops.sum(y_pred - y_true))
         self.count.assign_add(ops.cast(ops.shape(y_pred)[0], "float32"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -71,49 +72,69 @@ def test_counts_survive_beyond_what_a_float32_counts() -> None:
     assert moments[COLUMNS.index("count")] == count
 
 
-def test_when_behind_the_oldest_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LIMIT", 4)
-    writer, lay = RunWriter(None, config={}), layout()
-    drain = Drain(writer)
-    for step in range(10):
-        drain.put(pending(step, lay))  # nobody drains yet
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Holds every writer back until it is set."""
+    opened = threading.Event()
+    append = RunWriter.append
+
+    def held(self: RunWriter, record: Any) -> None:
+        opened.wait(20)
+        append(self, record)
+
+    monkeypatch.setattr(RunWriter, "append", held)
+    return opened
+
+
+def put_behind(drain: Drain, lay: Layout, count: int) -> None:
+    """The first step is in the writer's hands, the others wait."""
     drain.start()
-    drain.stop()
-    assert drain.dropped == 6
-    assert steps(writer) == [6, 7, 8, 9]
+    drain.put(pending(0, lay))
+    ends = time.monotonic() + 10
+    while not drain._queue.empty() and time.monotonic() < ends:
+        time.sleep(0.01)
+    for step in range(1, count):
+        drain.put(pending(step, lay))
 
 
-def test_what_was_dropped_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LIMIT", 2)
-    writer, lay = RunWriter(None, config={}), layout()
+def test_when_behind_the_oldest_are_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(module, "LIMIT", 4)
+    writer = RunWriter(None, config={})
     drain = Drain(writer)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for step in range(9):
-            drain.put(pending(step, lay))
+    put_behind(drain, layout(), 10)
+    gate.set()
+    with pytest.warns(RuntimeWarning, match="dropped 5 observed steps"):
+        drain.stop()
+    assert drain.dropped == 5
+    assert steps(writer) == [0, 6, 7, 8, 9]
+
+
+def test_what_was_dropped_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, gate: threading.Event
+) -> None:
+    monkeypatch.setattr(module, "LIMIT", 2)
+    drain = Drain(RunWriter(None, config={}))
+    put_behind(drain, layout(), 9)
+    gate.set()
+    with pytest.warns(RuntimeWarning, match="dropped") as caught:  # noqa: PT031
+        drain.stop()
         drain.start()
         drain.stop()
-    told = [str(w.message) for w in caught if "7" in str(w.message)]
-    assert told or writer.run.lost_steps == 7, "seven observed steps are gone without a word"
+    assert len([w for w in caught if "dropped" in str(w.message)]) == 1
 
 
-def test_put_does_not_wait_for_a_writer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, lay = RunWriter(None, config={}), layout()
-    gate = threading.Event()
-    append = writer.append
-
-    def slow(record: Any) -> None:
-        gate.wait(20)
-        append(record)
-
-    monkeypatch.setattr(writer, "append", slow)
+def test_put_does_not_wait_for_a_writer_that_hangs(gate: threading.Event) -> None:
+    writer = RunWriter(None, config={})
     drain = Drain(writer)
-    drain.start()
-    for step in range(module.LIMIT + 50):
-        drain.put(pending(step, lay))  # would hang here
+    began = time.monotonic()
+    put_behind(drain, layout(), module.LIMIT + 50)
+    assert time.monotonic() - began < 10
     assert drain.dropped > 0
     gate.set()
-    drain.stop()
+    with pytest.warns(RuntimeWarning, match="dropped"):
+        drain.stop()
     assert steps(writer)[-1] == module.LIMIT + 49
 
 

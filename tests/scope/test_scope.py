@@ -189,7 +189,7 @@ def test_an_error_in_the_engine_s_making_is_one_warning(
     monkeypatch.setattr(session, "build", broken)
     with pytest.warns(RuntimeWarning, match="no engine today") as caught:
         fit(model, data, fs.Scope(every=1), epochs=2)
-    assert len(caught) == 1
+    assert len([w for w in caught if "no engine today" in str(w.message)]) == 1
 
 
 def test_an_error_in_a_record_is_one_warning(
@@ -203,7 +203,7 @@ def test_an_error_in_a_record_is_one_warning(
     monkeypatch.setattr(RunWriter, "append", broken)
     with pytest.warns(RuntimeWarning, match="no record today") as caught:
         fit(model, data, fs.Scope(every=1), epochs=2)
-    assert len(caught) == 1
+    assert len([w for w in caught if "no record today" in str(w.message)]) == 1
 
 
 class Broken(fs.Statistic):
@@ -246,7 +246,7 @@ def test_a_statistic_that_fails_does_not_stop_training(model: Any, data: Any, wh
         warnings.simplefilter("always")
         history = fit(model, data, scope)
     assert len(history.history["loss"]) == 1
-    told = [w for w in caught if issubclass(w.category, RuntimeWarning)]
+    told = [w for w in caught if "fitscope" in str(w.message)]
     unseen = [u for u in scope.unseen if u.site == "dense_1"]
     assert len(told) + len(unseen) == 1, (told, unseen)
 
@@ -259,7 +259,7 @@ def test_an_error_of_the_user_s_own_step_is_theirs(data: Any) -> None:
             return x
 
     model = keras.Sequential([keras.Input((4,)), Faulty(name="faulty"), layers.Dense(3)])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
     with pytest.raises(LookupError, match="mistake"), warnings.catch_warnings():  # noqa: PT012
         warnings.simplefilter("ignore")
         fit(model, data, fs.Scope(every=1))
@@ -270,7 +270,7 @@ def test_an_error_of_the_user_s_own_step_is_theirs(data: Any) -> None:
 
 def test_an_unbuilt_model_is_observed_once_it_is_built(data: Any) -> None:
     model = keras.Sequential([layers.Dense(4, name="a"), layers.Dense(3, name="dense_2")])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
     scope = fs.Scope(every=1)
     fit(model, data, scope)
     found = steps_of(scope.run)
@@ -281,8 +281,8 @@ def test_an_unbuilt_model_is_observed_once_it_is_built(data: Any) -> None:
 
 def test_a_model_that_says_it_is_not_built_is_not_silently_left_out(data: Any) -> None:
     """Such as a GAN whose `call` is never used; Keras trains it, so it must be seen or reported."""
-    if BACKEND == "jax":
-        pytest.skip("Keras' JAX trainer refuses to fit a model that is not built")
+    if BACKEND != "tensorflow":
+        pytest.skip("Keras' JAX and torch trainers refuse to fit a model that is not built")
 
     class Unbuilt(keras.Model):
         def __init__(self) -> None:
@@ -322,7 +322,7 @@ def test_integers_are_reported_as_unseen(data: Any) -> None:
         layers.Embedding(2, 3, name="words")(Rounded(name="rounded")(x))
     )
     model = keras.Model(x, layers.Dense(3, name="dense_2")(y))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
     scope = fs.Scope(every=1)
     fit(model, data, scope)
     assert [s.name for s in scope.run.sites] == ["words", "flat", "dense_2"]
@@ -344,8 +344,9 @@ def test_a_layer_that_is_never_called_is_reported(data: Any) -> None:
     model = Lazy()
     model.used.build((None, 4))
     model.spare.build((None, 4))
+    model.spare.trainable = False  # Keras warns of weights without a gradient
     model.built = True
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
     scope = fs.Scope(every=1)
     fit(model, data, scope)
     assert [u.site for u in scope.unseen] == ["spare"]
@@ -431,13 +432,13 @@ def test_no_thread_is_left(model: Any, data: Any) -> None:
     assert not [t for t in now if t.name.startswith("fitscope")]
 
 
-def test_two_scopes_at_once(model: Any, data: Any) -> None:
+def test_two_scopes_at_once_are_told(model: Any, data: Any) -> None:
     first, second = fs.Scope(fs.watch("dense_*"), every=1), fs.Scope(fs.watch("add"), every=1)
-    fit(model, data, first, second)
+    with pytest.warns(RuntimeWarning, match="another Scope observes the same fit") as caught:
+        fit(model, data, first, second)
+    assert len([w for w in caught if "another Scope" in str(w.message)]) == 1
     assert [s.name for s in first.run.sites] == ["dense_1", "dense_2"]
-    assert [s.name for s in second.run.sites] == ["add"]
     assert steps_of(first.run) == [0, 1, 2]
-    assert len(second.run.stats("add", "rms")) == 3
 
 
 def test_findings_are_those_of_the_rules(make_model: Any, data: Any) -> None:

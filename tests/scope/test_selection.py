@@ -73,7 +73,7 @@ def test_one_call_of_a_reused_layer(data: Any) -> None:
     x = keras.Input((4,))
     shared = layers.Dense(4, name="shared")
     model = keras.Model(x, layers.Dense(3, name="out")(shared(shared(x))))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=keras.backend.backend() != "torch")
     scope = fs.Scope(fs.watch("shared#1"), every=1)
     model.fit(*data, verbose=0, callbacks=[scope])
     assert [s.name for s in scope.run.sites] == ["shared#1"]

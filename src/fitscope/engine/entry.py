@@ -77,8 +77,9 @@ class Entry:
     def activation(self) -> str | None:
         return activation_of(self.target)
 
-    def zones(self) -> Zones:
-        return zones(self.activation())
+    def zones(self, port: str) -> Zones:
+        """The zones of the values at a port: those of the activation only behind it."""
+        return zones(self.activation() if port == "output" else None)
 
     def site(
         self, call: int | None, port: str, leaf: tuple[str | int, ...], shape: Any, dtype: str

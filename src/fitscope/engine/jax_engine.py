@@ -68,7 +68,9 @@ class JaxDevice:
     def level(self) -> object:
         return get_opaque_trace_state(convention="fitscope")
 
-    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Measured:
+    def measure(
+        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
+    ) -> Measured:
         # XLA computes an elementwise result anew inside each loop that uses it, as long as every
         # user is such a loop; the library calls our reductions become are not. They would make it
         # store the result, and loops that read it round differently. So they get a copy that is
@@ -76,7 +78,7 @@ class JaxDevice:
         x = jax.lax.stop_gradient(tensor)
         if entry.is_elementwise:
             x = x * self.one.astype(x.dtype)
-        reduced = jax_kernel.reduce(x, entry.zones(), entry.unit_axis(x.ndim))
+        reduced = jax_kernel.reduce(x, entry.zones(port), entry.unit_axis(x.ndim))
         x = x.astype(jnp.float32) if statistics else None
         return Measured(reduced, tuple(user_state(s, x) for s in statistics))
 

@@ -30,6 +30,7 @@ class Met:
 
     tensor: Any
     entry: Entry
+    port: str
     statistics: tuple[Any, ...]
 
 
@@ -52,8 +53,10 @@ class TensorFlowDevice:
     def level(self) -> object:
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
-    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Met:
-        return Met(tensor, entry, statistics)
+    def measure(
+        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
+    ) -> Met:
+        return Met(tensor, entry, port, statistics)
 
     def finish(self, root: Root) -> None:
         if root.level is self.step_level:
@@ -185,7 +188,7 @@ class _Ring:
         found, kinds, states = [], [], []
         for slot in slots:
             met: Met = slot.measured
-            zones = met.entry.zones()
+            zones = met.entry.zones(met.port)
             rank = met.tensor.shape.rank or 1
             reduced = tensorflow_kernel.Reduced(met.tensor, zones, met.entry.unit_axis(rank))
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None

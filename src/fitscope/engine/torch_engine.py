@@ -44,11 +44,13 @@ class TorchDevice:
         # Inside vmap and the other function transforms a tensor stands for many.
         return torch._C._functorch.maybe_current_level() if _HAS_LEVELS else None
 
-    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Measured:
+    def measure(
+        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
+    ) -> Measured:
         with torch.no_grad():
             taken, count = torch_kernel.sample(tensor)
             vector = torch_kernel.moments(
-                tensor, entry.zones(), entry.unit_axis(tensor.ndim), count
+                tensor, entry.zones(port), entry.unit_axis(tensor.ndim), count
             )
             x = tensor.detach().float() if statistics else None
             return Measured(vector, taken, tuple(user_state(s, x) for s in statistics))

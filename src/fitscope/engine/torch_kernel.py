@@ -117,7 +117,10 @@ def _zones(rows: Any, zones: Zones, low: Any, high: Any, finite: Any) -> tuple[A
     dead: Any = 0
     if zones.dead is not None:
         first, last = zones.dead
-        dead = torch.count_nonzero((low >= first) & (high <= last))
+        off = (low >= first) & (high <= last)
+        if finite is not None:  # a unit that puts out a NaN or an infinity is not dead
+            off &= finite.all(0)
+        dead = torch.count_nonzero(off)
     if zones.saturated_below is None and zones.saturated_above is None:
         return 0, dead, 0
     inside = torch.zeros_like(rows, dtype=torch.bool)
@@ -128,7 +131,6 @@ def _zones(rows: Any, zones: Zones, low: Any, high: Any, finite: Any) -> tuple[A
     whole: Any = rows.shape[0]
     if finite is not None:
         inside &= finite
-        whole = finite.sum(0).clamp(min=1)
     per_unit = inside.sum(0)
     return per_unit.sum(), dead, (per_unit >= whole).sum()
 

@@ -54,7 +54,9 @@ class Device(Protocol):
         """A token that differs inside loops, conditionals and nested function traces."""
         ...
 
-    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Any: ...
+    def measure(
+        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
+    ) -> Any: ...
 
     def finish(self, root: Root) -> None:
         """Called when a forward pass ends, still inside the trace it ran in."""
@@ -73,7 +75,7 @@ class Trace:
         self.unseen: dict[str, Unseen] = {}
         self._stack: list[Root] = []
         self._sealed: str | None = None
-        self._last: tuple[Any, Any, tuple[Any, ...]] | None = None
+        self._last: tuple[Any, Any, Any] | None = None
         self._measured_ids = {id(entry.target) for entry in plan.candidates}
 
     def passes(self) -> list[tuple[Root, list[Slot]]]:
@@ -215,18 +217,19 @@ class Trace:
         if problem is not None:
             self.unseen.setdefault(problem.site, problem)
             return
-        if self._last is not None and self._last[0] is tensor and self._last[2] == statistics:
+        how = (statistics, entry.zones(port))
+        if self._last is not None and self._last[0] is tensor and self._last[2] == how:
             measured = self._last[1]  # a block that hands on the tensor of its last layer
         else:
             try:
-                measured = self.device.measure(tensor, entry, statistics)
+                measured = self.device.measure(tensor, entry, port, statistics)
             except StatisticError:
                 raise
             except Exception as error:  # whatever goes wrong here, the training step is not to
                 reason = f"could not be measured: {type(error).__name__}: {error}"
                 self.unseen.setdefault(site.path, Unseen(site.path, reason, "report this layer"))
                 return
-            self._last = (tensor, measured, statistics)
+            self._last = (tensor, measured, how)
         root.slots.append(Slot(site, measured, statistics))
 
     def _obstacle(self, root: Root, site: Site) -> Unseen | None:

@@ -180,8 +180,10 @@ class _Shapes:
     def level(self) -> object:
         return None
 
-    def measure(self, tensor: Any, entry: Entry, statistics: tuple[Any, ...]) -> Any:
-        del tensor, entry, statistics
+    def measure(
+        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
+    ) -> Any:
+        del tensor, entry, port, statistics
 
     def finish(self, root: Root) -> None:
         del root
