@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="mlp,cnn,transformer", help="by comma")
     parser.add_argument("--jit", choices=JIT, default="auto", help="jit_compile")
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind")
-    parser.add_argument("--fit-steps", type=int, help="steps of each fit (default: 2 x --steps)")
+    parser.add_argument("--fit-steps", type=int, help="steps of each fit (default: as --steps)")
     parser.add_argument("--fits", type=int, default=5, help="fits with and without a scope")
     parser.add_argument("--compiles", type=int, default=3, help="fresh models for first calls")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write all timings here")
@@ -51,7 +51,7 @@ def measure(name: str, options: argparse.Namespace) -> tuple[list[str], dict[str
     made = work(name, jit=jit)
     steps, sites = step.measure(made, options.steps)
     fits, share = whole_fit.measure(
-        work(name, jit=jit), options.fit_steps or 2 * options.steps, options.fits
+        work(name, jit=jit), options.fit_steps or options.steps, options.fits
     )
     row = [
         f"{name}, {'jit' if made.model.jit_compile else 'no jit'}",

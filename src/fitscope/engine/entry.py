@@ -62,8 +62,11 @@ class Entry:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether the output may come out of a loop over one tensor, which XLA computes again
-        wherever it is used; sums of several tensors and library calls it stores."""
+        """Whether the output may come out of a loop over one tensor.
+
+        XLA computes such an output again wherever it is used; sums of several tensors and the
+        results of library calls it stores.
+        """
         return self.is_layer and not isinstance(self.target, (*_MERGES, *_CONVOLUTIONS))
 
     @property
@@ -168,6 +171,7 @@ def _walk(entry: Entry, prefix: str, loop: str | None, seen: set[int]) -> Iterat
 
 
 def in_loop(entry: Entry) -> Unseen:
+    """The report of a layer that runs inside a time loop."""
     return Unseen(
         site=entry.path,
         reason=f"runs inside the time loop of a {entry.loop}, whose tensors must not leave it",

@@ -24,9 +24,9 @@ from jax.extend.core import get_opaque_trace_state
 
 from fitscope.engine import jax_kernel, keras_internals
 from fitscope.engine.entry import Entry
-from fitscope.engine.raw_rows import Pass, segments
 from fitscope.engine.layout import Layout, Reading, Row
 from fitscope.engine.plan import Plan
+from fitscope.engine.raw_rows import Pass, segments
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS
 from fitscope.errors import StatisticError
@@ -39,6 +39,8 @@ Failed = Callable[[BaseException], None]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
+    """One tensor's reductions and the states of user statistics."""
+
     reduced: jax_kernel.Reduced
     extra: tuple[Any, ...]
 
@@ -227,7 +229,7 @@ class JaxEngine:
     """Builds observed train, test and predict functions for one model."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
-        self._model = weakref.ref(model)
+        self._reference = weakref.ref(model)
         self.plan = plan
         # Keras' own steps start at the model. A custom step may call parts of it alone, and may
         # count on the number of their variables: only the layers it starts from get carriers.
@@ -237,11 +239,15 @@ class JaxEngine:
         }
         self._traced_steps: list[_TracedStep] = []
 
+    @property
+    def _model(self) -> Any:
+        return self._reference()
+
     def observed(
         self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
-        model = self._model()
+        model = self._model
         step = functools.partial(self._traced, phase)
         compiled = not model.run_eagerly and model.jit_compile
         if compiled:
@@ -268,13 +274,13 @@ class JaxEngine:
 
     def wait(self) -> None:
         """Let the device finish what it was given."""
-        state = vars(self._model()).get("_jax_state") or {}
+        state = vars(self._model).get("_jax_state") or {}
         jax.block_until_ready((state.get("metrics_variables"), state.get("trainable_variables")))
 
     def _shardings(self, phase: str) -> dict[str, Any]:
         if keras.distribution.distribution() is None:
             return {}
-        train, fixed, optimizer, metrics = self._model()._get_state_sharding_spec()
+        train, fixed, optimizer, metrics = keras_internals.state_shardings(self._model)
         states = {
             "train": (train, fixed, optimizer, metrics),
             "test": (train, fixed, metrics),
@@ -283,7 +289,7 @@ class JaxEngine:
         return {"out_shardings": (None, states[phase], None)}
 
     def _traced(self, phase: str, state: Sequence[Any], data: Any, one: Any) -> Any:
-        model = self._model()
+        model = self._model
         run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[
             phase
         ]

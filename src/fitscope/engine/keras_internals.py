@@ -31,23 +31,25 @@ __all__ = [
     "check",
     "current_stateless_scope",
     "functional_graph",
-    "has_stock_step",
-    "longer_state",
     "functional_operations",
+    "has_stock_step",
     "in_symbolic_scope",
+    "is_symbolic",
+    "longer_state",
     "make_function",
     "make_predict_function",
-    "is_symbolic",
     "maker",
     "model_input_spec",
     "rematerializes",
     "sources",
     "state_holders",
+    "state_shardings",
     "sublayers",
 ]
 
 
 def backend_name() -> str:
+    """The backend that Keras runs on."""
     return str(keras.backend.backend())
 
 
@@ -85,7 +87,8 @@ def _requirements() -> Iterator[tuple[str, bool]]:
 
 
 def _nnx_enabled() -> bool:
-    return bool(getattr(keras_backend.config, "is_nnx_enabled", bool)())
+    config: Any = getattr(keras_backend, "config", None)
+    return bool(getattr(config, "is_nnx_enabled", bool)())
 
 
 def sublayers(layer: Any) -> list[Any]:
@@ -123,10 +126,12 @@ def sources(target: Any) -> list[Any]:
 
 
 def current_stateless_scope() -> Any | None:
+    """The scope that carries the state of the stateless call in progress."""
     return get_stateless_scope()
 
 
 def is_symbolic(value: Any) -> bool:
+    """Whether a value is a symbolic tensor of a functional graph."""
     return isinstance(value, keras.KerasTensor)
 
 
@@ -143,6 +148,11 @@ def state_holders(layer: Any) -> list[Any]:
     custom train steps share.
     """
     return layer._seed_generators
+
+
+def state_shardings(model: Any) -> Any:
+    """On JAX, the shardings of the four parts of the training state."""
+    return model._get_state_sharding_spec()
 
 
 def has_stock_step(model: Any, phase: str) -> bool:

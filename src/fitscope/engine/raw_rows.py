@@ -1,6 +1,7 @@
 """From the raw sums of an observed step to moments, in float64 on the host.
 
-On JAX, the sums arrive as one flat vector, a chain of segments, one for each forward pass of the step:
+On JAX, the sums arrive as one flat vector, a chain of segments, one for each forward pass of the
+step:
 
     number of the pass
     total, sum of magnitudes, sum of squares around the mean     per tensor
@@ -54,6 +55,7 @@ class Shape:
 
 
 def blocks_of(shape: Shape) -> int:
+    """Into how many blocks a tensor is cut."""
     return -(-shape.size // BLOCK)
 
 
@@ -87,7 +89,7 @@ def segments(row: NDArray[np.float32], passes: Sequence[Pass]) -> Iterator[tuple
         ]
         if any(b.any() for b in blocks):
             for i, block in enumerate(blocks):
-                _replace(moments[i], shapes[i], block)
+                _replace(moments[i], block)
         yield number, moments, extra.astype(np.float32)
 
 
@@ -135,6 +137,7 @@ def read_units(
 
 
 def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.float64]:
+    """The moments that the bare sums of a tensor tell."""
     out = np.zeros(len(COLUMNS))
     total, l1, m2 = sums
     low, high, dead, saturated, saturated_units = units
@@ -159,7 +162,7 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
     return out
 
 
-def _replace(moments: NDArray[np.float64], shape: Shape, blocks: NDArray[np.float64]) -> None:
+def _replace(moments: NDArray[np.float64], blocks: NDArray[np.float64]) -> None:
     """Put in what the blocks say of the finite elements, which holds whatever the values."""
     if not len(blocks):
         return

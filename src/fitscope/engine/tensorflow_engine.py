@@ -53,9 +53,7 @@ class TensorFlowDevice:
     def level(self) -> object:
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
-    def measure(
-        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
-    ) -> Met:
+    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Met:
         return Met(tensor, entry, port, statistics)
 
     def finish(self, root: Root) -> None:
@@ -88,7 +86,7 @@ class TensorFlowEngine:
     """Builds observed train, test and predict functions for one model."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
-        self._model = weakref.ref(model)
+        self._reference = weakref.ref(model)
         self.plan = plan
         replicas = model.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
@@ -97,11 +95,15 @@ class TensorFlowEngine:
                 f"({type(model.distribute_strategy).__name__}) yet. Train on one device to observe."
             )
 
+    @property
+    def _model(self) -> Any:
+        return self._reference()
+
     def observed(
         self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
-        model = self._model()
+        model = self._model
         ring = _Ring(int(model.steps_per_execution))
         run = getattr(model, f"{phase}_step")
         # A train_step that is itself a tf.function may hold a trace without our layers.
@@ -142,7 +144,7 @@ class TensorFlowEngine:
 
     def _measurable(self, slots: list[Slot]) -> tuple[list[Slot], list[Unseen]]:
         """Leave out what cannot be looked at without changing a bit of the training."""
-        if self._model().jit_compile or tf.executing_eagerly():
+        if self._model.jit_compile or tf.executing_eagerly():
             return slots, []
         readers: dict[Any, int] = {}
         kept, hidden = [], []
@@ -163,7 +165,7 @@ class TensorFlowEngine:
             tf.test.experimental.sync_devices()
 
     def _function(self, phase: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        model = self._model()
+        model = self._model
         if phase != "predict":
             return keras_internals.make_function(model, step)
         return keras_internals.make_predict_function(model, step)
@@ -199,10 +201,7 @@ class _Ring:
         flat = [state for own in states for state in own]
         row: dict[str, Any] = {"extra": tf.concat(flat, 0) if flat else tf.zeros([0])}
         if found:
-            row["floats"] = tensorflow_kernel.floats(found)
-            row["integers"] = tensorflow_kernel.integers(found)
-            row["slow"] = tensorflow_kernel.slow(found)
-            row["histograms"] = tensorflow_kernel.histograms(found)
+            row |= tensorflow_kernel.row(found)
         key = self._place(layout, kinds, row)
         at = (self.cursor % self.depth)[None]
         self.keys.scatter_update(tf.IndexedSlices(tf.constant([key]), at))

@@ -1,8 +1,8 @@
 """Tensors that TensorFlow's graph optimizer makes disappear.
 
-Without XLA, Grappler rewrites chains of operations (convolution, bias, ReLU; a scale, a shift and a
-ReLU; several additions; ...) into one that rounds differently, but only where nobody else reads what
-is inside. A tap there would keep the chain apart and change the training in its last bits. So
+Without XLA, Grappler rewrites chains of operations (convolution, bias, ReLU; a scale, a shift and
+a ReLU; several additions; ...) into one that rounds differently, but only where nobody else reads
+what is inside. A tap there would keep the chain apart and change the training in its last bits. So
 where a tensor has a single reader, the tap does not read it: it repeats the few elementwise
 operations that lead to it, from tensors that are read elsewhere anyway. Where a convolution or a
 matrix product would have to be repeated, the tensor is left alone and reported.
@@ -17,18 +17,61 @@ import tensorflow as tf
 from fitscope.select.unseen import Unseen
 
 _CHEAP = frozenset(
-    """Abs Add AddV2 Cast Elu Erf Exp Identity LeakyRelu Log1p Maximum Minimum Mul Neg Pow RealDiv
-    Reciprocal Relu Relu6 Reshape Rsqrt SelectV2 Selu Sigmoid Softplus Softsign Sqrt Square
-    SquaredDifference StopGradient Sub Tanh""".split()
+    {
+        "Abs",
+        "Add",
+        "AddV2",
+        "Cast",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Identity",
+        "LeakyRelu",
+        "Log1p",
+        "Maximum",
+        "Minimum",
+        "Mul",
+        "Neg",
+        "Pow",
+        "RealDiv",
+        "Reciprocal",
+        "Relu",
+        "Relu6",
+        "Reshape",
+        "Rsqrt",
+        "SelectV2",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Square",
+        "SquaredDifference",
+        "StopGradient",
+        "Sub",
+        "Tanh",
+    }
 )
 _SOURCES = frozenset(
-    """Arg Const Fill Pack Placeholder PlaceholderWithDefault Prod Range ReadVariableOp Shape
-    StridedSlice VarHandleOp""".split()
+    {
+        "Arg",
+        "Const",
+        "Fill",
+        "Pack",
+        "Placeholder",
+        "PlaceholderWithDefault",
+        "Prod",
+        "Range",
+        "ReadVariableOp",
+        "Shape",
+        "StridedSlice",
+        "VarHandleOp",
+    }
 )
 _DEPTH = 12
 
 
-class _Costly(Exception):
+class _CostlyError(Exception):
     """Repeating what leads to the tensor would be a second forward pass."""
 
 
@@ -47,7 +90,7 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
         return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)
-    except _Costly:
+    except _CostlyError:
         return None
 
 
@@ -66,7 +109,7 @@ def _repeat(tensor: Any, readers: dict[Any, int], depth: int) -> Any:
         # Without this the optimizer would find the repeated operations equal to the originals.
         return tf.raw_ops.EnsureShape(input=tensor, shape=tensor.shape)
     if operation.type not in _CHEAP or not depth:
-        raise _Costly(operation.type)
+        raise _CostlyError(operation.type)
     inputs = [_repeat(t, readers, depth - 1) for t in operation.inputs]
     again = tensor.graph.create_op(
         operation.type,

@@ -69,18 +69,30 @@ def _saturated(rows: Any, zones: Zones) -> list[Any]:
     return [tf.reduce_sum(tf.cast(inside, tf.float32), 0)]
 
 
-def floats(found: Sequence[Reduced]) -> Any:
+def row(found: Sequence[Reduced]) -> dict[str, Any]:
+    """Everything that leaves the step, in shapes that are known while it is traced."""
+    count = len(found)
+    length = sum(3 + len(r.units) * r.units_known for r in found)
+    return {
+        "floats": tf.reshape(_floats(found), [length]),
+        "integers": tf.reshape(_integers(found), [2, count]),
+        "slow": tf.reshape(_slow(found), [count, SLOW]),
+        "histograms": tf.reshape(_histograms(found), [count * BINS]),
+    }
+
+
+def _floats(found: Sequence[Reduced]) -> Any:
     """Sums of every tensor, then the units of every tensor, as one vector."""
     sums = tf.stack([value for r in found for value in r.sums])
     return tf.concat([sums, *(u for r in found for u in r.units)], 0)
 
 
-def integers(found: Sequence[Reduced]) -> Any:
+def _integers(found: Sequence[Reduced]) -> Any:
     """`[2, tensors]`: sizes, and nonzero elements."""
     return tf.stack([tf.stack([r.size for r in found]), tf.stack([r.nonzero for r in found])])
 
 
-def slow(found: Sequence[Reduced]) -> Any:
+def _slow(found: Sequence[Reduced]) -> Any:
     """`[tensors, SLOW]` in float64: zeros unless a sum is not finite or out of range."""
     sums = tf.stack([tf.stack(r.sums) for r in found])
     sizes = tf.stack([r.size for r in found])
@@ -147,7 +159,7 @@ def _add(held: Any, site: Any, block: tuple[Any, Any, Any]) -> Any:
     return tf.tensor_scatter_nd_update(held, [[site]], [row])
 
 
-def histograms(found: Sequence[Reduced]) -> Any:
+def _histograms(found: Sequence[Reduced]) -> Any:
     """Counts in the universal magnitude bins, one tensor after the other, as float32."""
     count = len(found)
     sizes = tf.stack([r.size for r in found])

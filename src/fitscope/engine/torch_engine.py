@@ -23,6 +23,8 @@ Failed = Callable[[BaseException], None]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
+    """One tensor's moments, histogram sample and the states of user statistics."""
+
     moments: Any
     sample: Any
     extra: tuple[Any, ...]
@@ -42,7 +44,7 @@ class TorchDevice:
 
     def level(self) -> object:
         # Inside vmap and the other function transforms a tensor stands for many.
-        return torch._C._functorch.maybe_current_level() if _HAS_LEVELS else None
+        return _current_level() if _current_level is not None else None
 
     def measure(
         self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
@@ -59,9 +61,7 @@ class TorchDevice:
         del root
 
 
-_HAS_LEVELS = hasattr(torch._C, "_functorch") and hasattr(
-    torch._C._functorch, "maybe_current_level"
-)
+_current_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
 
 
 def user_state(statistic: Any, x: Any) -> Any:
@@ -80,16 +80,20 @@ class TorchEngine:
     """Builds observed train, test and predict functions for one model."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
-        self._model = weakref.ref(model)
+        self._reference = weakref.ref(model)
         self.plan = plan
         self._layouts: dict[tuple[int, ...], Layout] = {}
+
+    @property
+    def _model(self) -> Any:
+        return self._reference()
 
     def observed(
         self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
         del plain, failed  # nothing is traced: what fails here is the user's own step
-        model = self._model()
+        model = self._model
         name = f"{phase}_step"
 
         def one_step(data: Any) -> Any:

@@ -54,9 +54,7 @@ class Device(Protocol):
         """A token that differs inside loops, conditionals and nested function traces."""
         ...
 
-    def measure(
-        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
-    ) -> Any: ...
+    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Any: ...
 
     def finish(self, root: Root) -> None:
         """Called when a forward pass ends, still inside the trace it ran in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import queue
 import threading
 import time
@@ -104,8 +105,8 @@ class Drain:
         if self.dropped > self._told_dropped:
             self._told_dropped = self.dropped
             tell(
-                f"fitscope dropped {self.dropped} observed steps, because recording was slower than "
-                "training. Observe fewer steps (a larger every=, a smaller budget=)."
+                f"fitscope dropped {self.dropped} observed steps, because recording was slower "
+                "than training. Observe fewer steps (a larger every=, a smaller budget=)."
             )
 
     def _loop(self) -> None:
@@ -198,4 +199,4 @@ def _sparse(counts: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:
     ends = np.searchsorted(row, np.arange(len(counts) + 1))
     held = counts[row, bins]
     bins = bins.astype(np.uint16)
-    return [(bins[a:b], held[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [(bins[a:b], held[a:b]) for a, b in itertools.pairwise(ends)]

@@ -180,9 +180,7 @@ class _Shapes:
     def level(self) -> object:
         return None
 
-    def measure(
-        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
-    ) -> Any:
+    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Any:
         del tensor, entry, port, statistics
 
     def finish(self, root: Root) -> None:

@@ -145,9 +145,7 @@ class Scope(keras.callbacks.Callback):
                 "and build it by calling it on a batch."
             )
         self.set_model(model)
-        self._begin("train")
-        session = self._session
-        assert session is not None
+        session = self._begin("train")
         placed: list[tuple[str, Any, Any]] = []
         try:
             for phase in ("train", "test", "predict"):
@@ -252,15 +250,15 @@ class Scope(keras.callbacks.Callback):
     def _test_phase(self) -> str:
         return "validation" if self._fitting else "test"
 
-    def _begin(self, phase: str) -> None:
+    def _begin(self, phase: str) -> Session:
         # `self.model` would bring all state back to the host on JAX; the attribute does not.
         model = self._model
         if self._session is None or self._session.model is not model:
             self._close()
             self._session = self._open(model)
-        if self._session is not None:
-            self._session.restart_pass(phase)
-            self._session.drain.start()
+        self._session.restart_pass(phase)
+        self._session.drain.start()
+        return self._session
 
     def _open(self, model: Any) -> Session:
         writer = RunWriter(self._next_path(), config=self._describe(model))
@@ -279,7 +277,9 @@ class Scope(keras.callbacks.Callback):
             "instructions": [w.describe() for w in self._watches],
             "model": model.name,
             "model_class": type(model).__name__,
-            "outputs": output_paths(model, {id(x): x.name for x in model._flatten_layers()})
+            "outputs": output_paths(
+                model, {id(x): x.name for x in keras_internals.sublayers(model)}
+            )
             if model.built
             else [],
             "backend": keras_internals.backend_name(),
@@ -308,8 +308,8 @@ def _check_free(path: Path) -> None:
     """Tell now rather than at the first step that the directory is taken."""
     if path.is_dir() and any(path.iterdir()):
         raise RunExistsError(
-            f"Scope(run={str(path)!r}): the directory already holds something. Give one that is new or "
-            "empty; fs.open_run reads a run that is there."
+            f"Scope(run={str(path)!r}): the directory already holds something. Give one that is "
+            "new or empty; fs.open_run reads a run that is there."
         )
 
 

@@ -211,11 +211,9 @@ class Session:
         # Compiling the model anew, or unfreezing layers, gives it another function.
         if known is not None and known[0] is plain:
             return known[1]
-        plan = self.plan()
-        assert plan is not None
         if self._engine is None or known is not None:
-            self._plan = plan = make_plan(self.model, self._watches)
-            self._engine = build(self.model, plan)
+            self._plan = make_plan(self.model, self._watches)
+            self._engine = build(self.model, self._plan)
             self._functions.clear()
         function = self._engine.observed(_STEPS[phase], plain, self._emit, self._break)
         self._functions[phase] = (plain, function)

@@ -11,4 +11,4 @@ def tell(message: str) -> None:
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     except RuntimeWarning:
-        print(f"fitscope: {message}", file=sys.stderr)
+        sys.stderr.write(f"fitscope: {message}\n")
