@@ -67,7 +67,10 @@ class Entry:
         XLA computes such an output again wherever it is used; sums of several tensors and the
         results of library calls it stores.
         """
-        return self.is_layer and not isinstance(self.target, (*_MERGES, *_CONVOLUTIONS))
+        if isinstance(self.target, _CONVOLUTIONS):
+            # A bias or an activation is a loop behind the library call.
+            return self.target.use_bias or self.has_fused_activation
+        return self.is_layer and not isinstance(self.target, _MERGES)
 
     @property
     def has_fused_activation(self) -> bool:

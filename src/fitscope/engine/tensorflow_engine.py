@@ -88,6 +88,7 @@ class TensorFlowEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
+        self._one = tf.Variable(1.0, trainable=False)
         replicas = model.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
             raise UnsupportedError(
@@ -144,8 +145,10 @@ class TensorFlowEngine:
 
     def _measurable(self, slots: list[Slot]) -> tuple[list[Slot], list[Unseen]]:
         """Leave out what cannot be looked at without changing a bit of the training."""
-        if self._model.jit_compile or tf.executing_eagerly():
+        if tf.executing_eagerly():
             return slots, []
+        if self._model.jit_compile:
+            return [self._copied(slot) for slot in slots], []
         readers: dict[Any, int] = {}
         kept, hidden = [], []
         for slot in slots:
@@ -158,6 +161,15 @@ class TensorFlowEngine:
                     dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=tensor))
                 )
         return kept, hidden
+
+    def _copied(self, slot: Slot) -> Slot:
+        """Read an elementwise output through one more loop; see `JaxDevice.measure`."""
+        met: Met = slot.measured
+        if not met.entry.is_elementwise:
+            return slot
+        x = tf.stop_gradient(met.tensor)
+        copy = x * tf.cast(self._one, x.dtype)
+        return dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=copy))
 
     def wait(self) -> None:
         """Let the device finish what it was given."""

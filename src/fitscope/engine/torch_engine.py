@@ -92,7 +92,7 @@ class TorchEngine:
         self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
-        del plain, failed  # nothing is traced: what fails here is the user's own step
+        del plain  # nothing is traced: what fails within the step is the user's own
         model = self._model
         name = f"{phase}_step"
 
@@ -111,7 +111,12 @@ class TorchEngine:
             trace = Trace(self.plan, TorchDevice())
             with trace.installed():
                 outputs = run(data)
-            emit(self._rows(trace))
+            try:
+                emit(self._rows(trace))
+            except StatisticError:
+                raise
+            except Exception as error:
+                failed(error)  # the step itself is done, and is not to be run again
             return outputs
 
         return observed_step
