@@ -454,15 +454,7 @@ ALL: tuple[Case, ...] = (
 )
 
 # Without jit, JAX compiles every operation by itself, which takes long: a few models stand for all.
-_EAGER_ON_JAX = (
-    "sequential",
-    "branches",
-    "siamese",
-    "noisy",
-    "custom_step",
-    "gan",
-    "mixed_float16",
-)
+_EAGER_ON_JAX = ("sequential", "noisy", "custom_step", "gan")
 SETTINGS: tuple[tuple[Case, bool], ...] = tuple(
     (case, jit)
     for case in ALL

@@ -17,10 +17,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
 
 from fitscope.engine import jax_kernel, keras_internals
 from fitscope.engine.entry import Entry
@@ -32,6 +32,11 @@ from fitscope.engine.vector import BINS
 from fitscope.errors import StatisticError
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import empty
+
+if hasattr(jax.extend.core, "get_opaque_trace_state"):
+    get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
+else:  # before JAX 0.7
+    get_opaque_trace_state = jax.core.get_opaque_trace_state
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]

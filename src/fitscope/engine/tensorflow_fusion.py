@@ -68,6 +68,26 @@ _SOURCES = frozenset(
         "VarHandleOp",
     }
 )
+_APART = frozenset(
+    {
+        "AvgPool",
+        "BatchMatMul",
+        "BatchMatMulV2",
+        "BatchMatMulV3",
+        "Conv2D",
+        "Conv3D",
+        "DepthwiseConv2dNative",
+        "Einsum",
+        "LogSoftmax",
+        "MatMul",
+        "MaxPool",
+        "Softmax",
+        "SoftmaxCrossEntropyWithLogits",
+        "SparseSoftmaxCrossEntropyWithLogits",
+    }
+)
+"""Readers that the optimizer never joins with what they read."""
+
 _DEPTH = 12
 
 
@@ -86,7 +106,7 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
     Returns:
         `tensor` itself where it has several readers; None where there is no cheap way.
     """
-    if _readers(tensor, readers) != 1:
+    if _readers(tensor, readers) != 1 or tensor.consumers()[0].type in _APART:
         return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)
