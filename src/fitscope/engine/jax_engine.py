@@ -36,7 +36,7 @@ from fitscope.statistics.moments import empty
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
     get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
 else:  # before JAX 0.7
-    get_opaque_trace_state = jax.core.get_opaque_trace_state
+    get_opaque_trace_state = vars(jax)["core"].get_opaque_trace_state
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]

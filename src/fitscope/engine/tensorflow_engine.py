@@ -88,7 +88,7 @@ class TensorFlowEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
-        self._one = tf.Variable(1.0, trainable=False)
+        self._one = tf.Variable(tf.ones(()), trainable=False)
         replicas = model.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
             raise UnsupportedError(
