@@ -25,13 +25,21 @@ PER_BACKEND := tests/engine tests/scope
 
 REQUIREMENTS := pyproject.toml requirements/constraints.txt
 
-.PHONY: demo test test-common test-oldest $(BACKENDS:%=test-%) bench clean \
+.PHONY: demo test test-all test-smoke test-common test-oldest $(BACKENDS:%=test-%) bench clean \
 	check check-lint check-format check-types format
 
 demo: $(VENV)/.stamp-demo
 	$(BIN)/fitscope demo
 
-test: test-common $(BACKENDS:%=test-%) test-oldest
+# The whole engine suite runs on JAX; TensorFlow and torch run the end-to-end part here and the
+# whole suite with `make test-all`, until that fits the time of CI.
+test: test-common test-jax test-smoke test-oldest
+
+test-all: test-common $(BACKENDS:%=test-%) test-oldest
+
+test-smoke: $(VENV)/.stamp-test
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/scope/test_smoke.py $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) tests/scope/test_smoke.py $(ARGS)
 
 test-common: $(VENV)/.stamp-test
 	KERAS_BACKEND=jax $(PYTEST) tests $(PER_BACKEND:%=--ignore=%) $(ARGS)

@@ -430,18 +430,19 @@ def test_non_finite_values_are_counted_apart(jit: bool) -> None:
     relu = np.where(np.isnan(bad), bad, np.maximum(bad, 0))
     tanh = np.tanh(relu.astype(np.float64)).astype(np.float32)
     expectations = {"before": x, "poison": bad, "relu": relu, "tanh": tanh}
+    fused = {u.site for u in scope.unseen if "fuses it with" in u.reason}
+    assert not fused or (BACKEND == "tensorflow" and not jit)
     wrong = {
         site: differences(table[site], array, model.get_layer(site), half=False)
         for site, array in expectations.items()
+        if site not in fused
     }
     assert not any(wrong.values()), wrong
-    assert table["out"]["nan"] == 12
-    assert table["out"]["finite"] == 0
-    assert np.isnan(table["out"]["mean"])
-    assert np.isnan(table["out"]["q50"])
-    assert table["poison"]["q50"] == pytest.approx(
-        expected(bad, model.get_layer("poison"))["q50"], rel=0.13
-    )
+    if "out" not in fused:
+        assert table["out"]["nan"] == 12
+        assert table["out"]["finite"] == 0
+        assert np.isnan(table["out"]["mean"])
+        assert np.isnan(table["out"]["q50"])
 
 
 @pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
