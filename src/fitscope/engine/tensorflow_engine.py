@@ -116,10 +116,13 @@ class TensorFlowEngine:
             trace = Trace(self.plan, device)
             with trace.installed():
                 outputs = run(data)
-            slots = [slot for _, found in trace.passes() for slot in found]
-            slots, hidden = self._measurable(slots)
-            unseen = [*trace.not_fired(), *device.lost, *hidden]
-            ring.write(slots, unseen)
+            try:
+                self._write(ring, trace, device)
+            except StatisticError:
+                raise
+            except Exception as error:
+                # The user's step is traced, and is whole without what we add to it.
+                failed(error)
             return outputs
 
         function = self._function(phase, observed_step)
@@ -142,6 +145,12 @@ class TensorFlowEngine:
             return outputs
 
         return observed_function
+
+    def _write(self, ring: _Ring, trace: Trace, device: TensorFlowDevice) -> None:
+        """Add to a traced step what brings its tensors' statistics out."""
+        slots = [slot for _, found in trace.passes() for slot in found]
+        slots, hidden = self._measurable(slots)
+        ring.write(slots, [*trace.not_fired(), *device.lost, *hidden])
 
     def _measurable(self, slots: list[Slot]) -> tuple[list[Slot], list[Unseen]]:
         """Leave out what cannot be looked at without changing a bit of the training."""

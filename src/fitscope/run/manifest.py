@@ -9,19 +9,22 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from fitscope.run.layout import FORMAT, json_text
+from fitscope.run.source import git_state
 
 _PACKAGES = ("fitscope", "numpy", "pyarrow", "keras", "tensorflow", "jax", "torch")
 
 
-def manifest(config: Mapping[str, Any], rank: int) -> dict[str, Any]:
+def manifest(config: Mapping[str, Any], rank: int, *, kept: bool = True) -> dict[str, Any]:
     """The content of `run.json`, in plain JSON types.
 
     Args:
         config: The config of the run.
         rank: Number of this process.
+        kept: Whether it is written: only then git is asked, which may take a moment.
     """
     value = {
         "format": FORMAT,
@@ -29,6 +32,7 @@ def manifest(config: Mapping[str, Any], rank: int) -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "versions": {"python": platform.python_version(), **_versions()},
+        "git": git_state(Path.cwd()) if kept else None,
         "rank": rank,
         "config": config,
     }

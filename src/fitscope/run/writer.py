@@ -95,7 +95,7 @@ class RunWriter:
         self._folder = None if self.path is None else self.path / rank_name(rank)
         self._flush_steps, self._flush_seconds = flush_steps, flush_seconds
         # A Mapping that JSON reads back; the caller may go on changing its own.
-        self.manifest = manifest(config, rank)
+        self.manifest = manifest(config, rank, kept=self.path is not None)
         self.lock = threading.RLock()
         self._pid = os.getpid()
         self._sites: list[Site] = []

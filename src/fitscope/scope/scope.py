@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,12 +19,14 @@ from fitscope._version import __version__
 from fitscope.engine import keras_internals
 from fitscope.errors import FitscopeError, RunExistsError, UnsupportedError
 from fitscope.run.writer import RunWriter
+from fitscope.scope.conclusion import Conclusion, say
 from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Watch, watch
 from fitscope.scope.preview import Preview
 from fitscope.scope.preview import preview as make_preview
 from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
+from fitscope.scope.tell import tell
 from fitscope.select.unseen import Unseen
 
 if TYPE_CHECKING:
@@ -77,6 +80,7 @@ class Scope(keras.callbacks.Callback):
         self.runs: list[Run] = []
         """One run for each model this scope has watched, in order."""
         self._session: Session | None = None
+        self._conclusion = Conclusion()
         self._fitting = False
         self._last_epoch = -1
         self._epoch_shift = 0
@@ -217,6 +221,7 @@ class Scope(keras.callbacks.Callback):
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self._fitting = False
         self._end()
+        self._conclude()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if self._fitting and self._session is not None:
@@ -264,6 +269,7 @@ class Scope(keras.callbacks.Callback):
         writer = RunWriter(self._next_path(), config=self._describe(model))
         self.runs.append(writer.run)
         self._last_epoch = -1
+        self._conclusion = Conclusion()
         return Session(model, self._watches, writer, self._schedule)
 
     def _next_path(self) -> Path | None:
@@ -296,6 +302,21 @@ class Scope(keras.callbacks.Callback):
         """A fit, evaluate or predict is over: nothing of it is left running or unwritten."""
         if self._session is not None:
             self._session.finish()
+
+    def _conclude(self) -> None:
+        """Write what was found into the run, and print it where Keras prints, too."""
+        session = self._session
+        if session is None or os.getpid() != session.pid:
+            return
+        try:
+            found = self._conclusion.new_findings(session.writer)
+            if (self.params or {}).get("verbose") and session.broken is None:
+                say(found, len(self.unseen), self.cost)
+        except Exception:
+            tell(
+                "fitscope could not sum up what it recorded; the run is kept. The cause was:\n"
+                + traceback.format_exc(limit=-6)
+            )
 
     def _close(self) -> None:
         if self._session is not None:

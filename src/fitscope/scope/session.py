@@ -71,7 +71,7 @@ class Session:
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
         self._timer: tuple[float, bool] | None = None
         self._first, self._phase, self._emitted = 0, "train", False
-        self._pid = os.getpid()
+        self.pid = os.getpid()
 
     def schedule(self, phase: str) -> Schedule:
         return self._schedules.setdefault(phase, self._make_schedule())
@@ -115,7 +115,7 @@ class Session:
         self._first, self._phase = first, phase
         self._emitted = False
         self.drain.beat()
-        if self.broken is not None or os.getpid() != self._pid:
+        if self.broken is not None or os.getpid() != self.pid:
             return False
         observing = schedule.due(first, length) and self.plan() is not None
         self._timer = (now, observing)
