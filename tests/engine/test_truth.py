@@ -525,6 +525,27 @@ def test_large_tensors_are_sampled_for_the_histogram_only(jit: bool) -> None:
     assert gap < 4 * 0.5 / np.sqrt(sampled)
 
 
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+def test_large_values_that_are_not_as_their_layer_lets_expect(jit: bool) -> None:
+    """Zeros behind a convolution, and a mean far from the spread behind a ReLU."""
+    x = keras.Input((40, 40, 1))
+    conv = layers.Conv2D(1, 1, use_bias=False, name="conv")(x)
+    far = layers.ReLU(name="far")(layers.Rescaling(1.0, 100.0, name="shifted")(x))
+    # Several readers: without XLA, TensorFlow would fuse what has one.
+    pooled = [layers.GlobalAveragePooling2D()(y) for y in (conv + far, conv * far, conv - far)]
+    model = keras.Model(x, layers.Dense(1)(layers.Concatenate()(pooled)))
+    data = np.random.default_rng(1).standard_normal((9, 40, 40, 1)).astype("float32")
+    data[::2, :7] = 0.0
+    kernel = np.asarray(ops.convert_to_numpy(model.get_layer("conv").kernel)).item()
+    table = reported(_one_step(model, data, jit, fs.watch(["conv", "far"])).run)["train", 0]
+    arrays = {"conv": data * np.float32(kernel), "far": data + np.float32(100)}
+    for site, array in arrays.items():
+        got, want = table[site], expected(array, model.get_layer(site))
+        assert got["zeros"] == (array == 0).sum() > (0 if site == "conv" else -1)
+        for name in ("mean", "std", "mean_abs", "rms", "min", "max"):
+            assert got[name] == pytest.approx(want[name], rel=1e-5, abs=1e-6), (site, name)
+
+
 def test_zones_cover_what_the_zoo_uses() -> None:
     names = {"relu", "relu6", "tanh", "sigmoid", "softmax", "gelu"}
     found = {activation(layer) for case in ALL for layer in case.build()._flatten_layers()}

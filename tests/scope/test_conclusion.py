@@ -51,7 +51,9 @@ def test_findings_are_written_into_the_run_once(noise: Any, tmp_path: Path) -> N
     assert len(held) == len({(f["rule"], f["site"], f["first_step"]) for f in held})
 
 
-def test_they_are_printed_where_keras_prints(noise: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_they_are_printed_where_keras_prints(
+    noise: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     scope, model = fs.Scope(every=1), dead_model()
     fit(model, noise, scope, verbose=2)
     said = capsys.readouterr().out

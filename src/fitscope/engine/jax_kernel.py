@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -122,30 +122,51 @@ def _saturated(rows: Any, zones: Zones) -> tuple[Any, ...]:
 
 
 def _all_blocks(found: Sequence[Reduced]) -> Any:
-    """The vectors of all blocks of all tensors, through one loop."""
-    starts, ends, offset = [], [], 0
-    for r in found:
-        for first in range(0, r.shape.size, BLOCK):
-            starts.append(offset + first)
-            ends.append(min(BLOCK, r.shape.size - first))
-        offset += r.shape.size
-    padding = jnp.zeros((BLOCK,), jnp.float32)
-    values = jnp.concatenate([*(r.flat.astype(jnp.float32) for r in found), padding])
-    tables = jnp.asarray(starts, jnp.int32), jnp.asarray(ends, jnp.int32)
+    """The vectors of all blocks of all tensors, through one loop.
 
-    def block(i: Any) -> Any:
-        start, end = (t[i] for t in tables)
-        return _block(lax.dynamic_slice(values, (start,), (BLOCK,)), end)
+    The loop fetches its block from the tensor it is of. Joining the tensors first would take the
+    memory of all of them once more, in every observed step, since XLA plans for both branches.
+    """
+    blocks = [
+        (which, *_place(first, r.shape.size))
+        for which, r in enumerate(found)
+        for first in range(0, r.shape.size, BLOCK)
+    ]
+    fetches = [_fetch(r.flat) for r in found]
 
-    return lax.map(block, jnp.arange(len(starts))).reshape(-1)
+    def vector(block: Any) -> Any:
+        which, start, begin, end = block
+        return _block(lax.switch(which, fetches, start), begin, end)
+
+    return lax.map(vector, jnp.asarray(blocks, jnp.int32)).reshape(-1)
 
 
-def _block(values: Any, end: Any) -> Any:
+def _place(first: int, size: int) -> tuple[int, int, int]:
+    """Where the slice of a block starts, and which of its elements are the block's.
+
+    The last slice of a tensor starts earlier than its block, or it would reach beyond the end.
+    """
+    start = max(min(first, size - BLOCK), 0)
+    return start, first - start, min(size - start, BLOCK)
+
+
+def _fetch(flat: Any) -> Callable[[Any], Any]:
+    def fetch(start: Any) -> Any:
+        if flat.shape[0] < BLOCK:
+            return jnp.pad(flat, (0, BLOCK - flat.shape[0])).astype(jnp.float32)
+        return lax.dynamic_slice(flat, (start,), (BLOCK,)).astype(jnp.float32)
+
+    return fetch
+
+
+def _block(values: Any, begin: Any, end: Any) -> Any:
     """Counts and scaled sums of the finite elements of one block; see `raw_rows`."""
-    valid = jnp.arange(BLOCK) < end
-    finite = valid & jnp.isfinite(values)
+    place = lax.iota(jnp.int32, BLOCK)
+    valid = (place >= begin) & (place < end)
+    magnitude = lax.bitcast_convert_type(values, jnp.int32) & _MAGNITUDE
+    finite = valid & (magnitude < _INFINITY)
     masks = [
-        valid & jnp.isnan(values),
+        valid & (magnitude > _INFINITY),
         valid & (values == jnp.inf),
         valid & (values == -jnp.inf),
         valid & (values == 0),
@@ -158,16 +179,24 @@ def _block(values: Any, end: Any) -> Any:
     )
     some = counts[-1] > 0
     low, high = jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
-    extent = jnp.maximum(-low, high)
     # A power of two keeps the digits and brings the squares into range.
-    exponent = jnp.clip(jnp.floor(jnp.log2(jnp.where(extent > 0, extent, 1.0))), -126, 126)
-    half = jnp.floor(exponent / 2)
-    down = (jnp.exp2(-half), jnp.exp2(half - exponent))
+    extent = jnp.maximum(-low, high)
+    exponent = jnp.clip((lax.bitcast_convert_type(extent, jnp.int32) >> 23) - 127, -126, 126)
+    half = exponent >> 1
+    down = (_power_of_two(-half), _power_of_two(half - exponent))
     middle = (low * down[0] * down[1] + high * down[0] * down[1]) / 2
     scaled = values * down[0] * down[1]
     offset = jnp.where(finite, scaled - middle, 0.0)
     sums = _sums([offset, offset * offset, jnp.where(finite, jnp.abs(scaled), 0.0)])
-    return jnp.stack([*counts, low, high, exponent, middle, *sums])
+    return jnp.stack([*counts, low, high, exponent.astype(jnp.float32), middle, *sums])
+
+
+_MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000
+
+
+def _power_of_two(exponent: Any) -> Any:
+    # Written into the bits of the float: `exp2` becomes dozens of instructions wherever it is used.
+    return lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
 
 
 def _sums(terms: Sequence[Any], low: Any = None, high: Any = None) -> Sequence[Any]:

@@ -150,7 +150,8 @@ class TensorFlowEngine:
         """Add to a traced step what brings its tensors' statistics out."""
         slots = [slot for _, found in trace.passes() for slot in found]
         slots, hidden = self._measurable(slots)
-        ring.write(slots, [*trace.not_fired(), *device.lost, *hidden])
+        compiled = bool(self._model.jit_compile)
+        ring.write(slots, [*trace.not_fired(), *device.lost, *hidden], compiled=compiled)
 
     def _measurable(self, slots: list[Slot]) -> tuple[list[Slot], list[Unseen]]:
         """Leave out what cannot be looked at without changing a bit of the training."""
@@ -207,13 +208,19 @@ class _Ring:
     def rewind(self) -> None:
         self.cursor.assign(0)
 
-    def write(self, slots: list[Slot], unseen: list[Unseen]) -> None:
+    def write(self, slots: list[Slot], unseen: list[Unseen], *, compiled: bool) -> None:
         found, kinds, states = [], [], []
         for slot in slots:
             met: Met = slot.measured
             zones = met.entry.zones(met.port)
             rank = met.tensor.shape.rank or 1
-            reduced = tensorflow_kernel.Reduced(met.tensor, zones, met.entry.unit_axis(rank))
+            reduced = tensorflow_kernel.Reduced(
+                met.tensor,
+                zones,
+                met.entry.unit_axis(rank),
+                _hints(met),
+                compiled=compiled,
+            )
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None
             found.append(reduced)
             kinds.append(Kind(reduced.units_known, zones))
@@ -273,6 +280,12 @@ class _Traced:
     kinds: list[Kind]
     shapes: dict[str, Any]
     variables: dict[str, Any]
+
+
+def _hints(met: Met) -> tensorflow_kernel.Hints:
+    if met.port != "output":
+        return tensorflow_kernel.Hints()
+    return tensorflow_kernel.Hints(met.entry.is_nonnegative, met.entry.is_seldom_zero)
 
 
 def _variable(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -34,6 +34,7 @@ class SumsRow:
     kinds: Sequence[Kind]
     floats: Any
     integers: Any
+    again: Any
     slow: Any
     histograms: Any
     extra: Any
@@ -50,6 +51,9 @@ class SumsRow:
         ]
         reader = Reader(to_host(self.floats).astype(np.float64))
         sums = reader.take(3 * sites).reshape(-1, 3)
+        again = to_host(self.again)
+        nonzero = np.where(again[:, 0] > 0, again[:, 3], nonzero)
+        sums[:, 1:] = np.where(again[:, :1] > 0, again[:, 1:3], sums[:, 1:])
         moments = np.zeros((sites, len(COLUMNS)))
         slow = to_host(self.slow)
         for i, shape in enumerate(shapes):
