@@ -183,10 +183,6 @@ def everything() -> Any:
 
 @pytest.mark.parametrize(("case", "jit"), SETTINGS, ids=setting_id)
 def test_every_statistic_of_every_site_is_that_of_the_step(case: Case, jit: bool) -> None:
-    if BACKEND == "tensorflow" and case.name == "channels_first" and not jit:
-        pytest.skip(
-            "TensorFlow 2.21 convolves channels_first on CPU otherwise eagerly than in a graph"
-        )
     validate = BATCH if case.name in VALIDATED else 0
     seen = observe(case, 2 * BATCH, scope=everything(), validate=validate, jit_compile=jit)
     done = check_all(seen, {"train": 2 * BATCH, "validation": BATCH})

@@ -107,6 +107,18 @@ def test_an_unbuilt_model_is_told() -> None:
         fs.preview(model)
 
 
+def test_what_may_be_fused_away_is_told(make_model: Any) -> None:
+    model = make_model()
+    assert fs.Scope().preview(model).caution is None  # compiled with XLA, or not TensorFlow
+    model.compile("sgd", "mse", jit_compile=False)
+    told = fs.Scope().preview(model)
+    if keras.backend.backend() == "tensorflow":
+        assert "jit_compile=True" in str(told)
+        assert "scope.unseen" in str(told)
+    else:
+        assert told.caution is None
+
+
 def test_what_is_no_model_is_told() -> None:
     with pytest.raises(fs.UnsupportedError, match="expected a Keras model, received int"):
         fs.preview(3)

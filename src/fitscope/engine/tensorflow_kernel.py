@@ -71,8 +71,14 @@ class Reduced:
         self.checks: list[Any] = []
         large = _is_large(x)
         low, high = tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)
+        if compiled:
+            # XLA's minimum on CPU passes over a NaN; a sum does not.
+            columns = tf.reduce_sum(rows, 0)
+            total = tf.reduce_sum(columns)
+            low = tf.where(tf.math.is_finite(columns), low, float("nan"))
+        else:
+            total = tf.reduce_sum(rows)
         self.units = [low, high, *_saturated(rows, zones)]
-        total = tf.reduce_sum(rows)
         if hints.nonnegative and large:
             magnitudes, l1 = rows, total
             self.checks.append(tf.reduce_min(low) >= 0.0)

@@ -33,12 +33,15 @@ class Preview:
         unseen: what was selected but cannot be seen, and why.
         batch_size: that the shapes are for.
         note: why shapes are missing, where they are.
+        caution: what may keep some of the sites from being seen, and is known only when the step
+            has been traced.
     """
 
     sites: tuple[Site, ...]
     unseen: tuple[Unseen, ...]
     batch_size: int
     note: str | None = None
+    caution: str | None = None
 
     def bytes_read(self, site: Site) -> int:
         """Bytes of the tensor, which an observed step reads on the device."""
@@ -57,6 +60,7 @@ class Preview:
             "bytes_recorded_per_site": self.bytes_recorded,
             "unseen": [u.to_json() for u in self.unseen],
             "note": self.note,
+            "caution": self.caution,
         }
 
     def __str__(self) -> str:
@@ -84,6 +88,8 @@ class Preview:
         )
         if self.note is not None:
             lines[-1] = f"{count} sites. {self.note}"
+        if self.caution is not None:
+            lines.append(self.caution)
         if self.unseen:
             lines.append("not seen:")
             lines += [f"  {u.site}: {u.reason}; {u.remedy}" for u in self.unseen]
@@ -137,7 +143,18 @@ def preview(model: Any, *instructions: Watch, batch_size: int = 32) -> Preview:
         sites = _static_sites(plan)
     elif any(w.ports and not _selects(w, sites, unseen) for w in watches):
         raise no_match(next(w for w in watches if not _selects(w, sites, unseen)).selector, sites)
-    return Preview(tuple(sites), tuple(unseen), batch_size, note)
+    return Preview(tuple(sites), tuple(unseen), batch_size, note, _caution(model))
+
+
+def _caution(model: Any) -> str | None:
+    fuses = keras_internals.backend_name() == "tensorflow" and getattr(model, "compiled", False)
+    if not fuses or model.jit_compile or model.run_eagerly:
+        return None
+    return (
+        "TensorFlow without XLA fuses some outputs that a single operation reads, of convolutions "
+        "and matrix products above all; those will be in scope.unseen. To see them, compile with "
+        "jit_compile=True."
+    )
 
 
 def _selects(instruction: Watch, sites: Sequence[Site], unseen: Sequence[Unseen]) -> bool:
