@@ -45,6 +45,7 @@ __all__ = [
     "state_holders",
     "state_shardings",
     "sublayers",
+    "without_jit",
 ]
 
 
@@ -196,6 +197,17 @@ def make_function(
     if concatenate:
         return model._make_function(step, concatenate_outputs=True)
     return model._make_function(step)
+
+
+@contextlib.contextmanager
+def without_jit(model: Any) -> Generator[None]:
+    """Let the functions that Keras makes for `model` be compiled without XLA."""
+    before = model.jit_compile
+    model.jit_compile = False
+    try:
+        yield
+    finally:
+        model.jit_compile = before
 
 
 def make_predict_function(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:

@@ -108,6 +108,10 @@ class Reader:
         self._at += n
         return part
 
+    def rest(self) -> NDArray[np.float64]:
+        """What nothing took."""
+        return self._row[self._at :]
+
 
 def read_units(
     reader: Reader, shape: Shape, *, always: bool = False

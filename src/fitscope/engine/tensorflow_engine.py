@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from typing import Any
 
 import tensorflow as tf
 
-from fitscope.engine import keras_internals, tensorflow_kernel
+from fitscope.engine import keras_internals
 from fitscope.engine import tensorflow_fusion as fusion
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Row
+from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan
-from fitscope.engine.tensorflow_rows import Kind, SumsRow
+from fitscope.engine.tensorflow_ring import Met, Ring
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.errors import StatisticError, UnsupportedError
 from fitscope.select.unseen import Unseen
 
+Step = Callable[[Any], Any]
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Met:
-    """A tensor of the step, to be measured when the whole step is traced."""
-
-    tensor: Any
-    entry: Entry
-    port: str
-    statistics: tuple[Any, ...]
 
 
 class TensorFlowDevice:
@@ -70,18 +61,6 @@ class TensorFlowDevice:
         root.slots.clear()
 
 
-def user_state(statistic: Any, x: Any) -> Any:
-    """Run a user statistic's `update`, and hold it to its contract."""
-    state = tf.convert_to_tensor(statistic.update(x))
-    if state.shape.rank != 1 or state.shape[0] is None or state.dtype != tf.float32:
-        raise StatisticError(
-            f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
-            f"dtype {state.dtype.name}; it must return a 1-D float32 tensor of fixed length. "
-            "Use keras.ops.stack or reshape, and cast to float32."
-        )
-    return state
-
-
 class TensorFlowEngine:
     """Builds observed train, test and predict functions for one model."""
 
@@ -105,37 +84,25 @@ class TensorFlowEngine:
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
         model = self._model
-        ring = _Ring(int(model.steps_per_execution))
+        ring = Ring(int(model.steps_per_execution))
         run = getattr(model, f"{phase}_step")
         # A train_step that is itself a tf.function may hold a trace without our layers.
         run = getattr(run, "python_function", run)
 
-        @tf.autograph.experimental.do_not_convert
-        def observed_step(data: Any) -> Any:
-            device = TensorFlowDevice()
-            trace = Trace(self.plan, device)
-            with trace.installed():
-                outputs = run(data)
-            try:
-                self._write(ring, trace, device)
-            except StatisticError:
-                raise
-            except Exception as error:
-                # The user's step is traced, and is whole without what we add to it.
-                failed(error)
-            return outputs
-
-        function = self._function(phase, observed_step)
+        outside = self._reduces_outside()
+        make = self._outside if outside else self._inside
+        function = self._function(phase, make(run, ring, failed), without_jit=outside)
 
         def observed_function(iterator: Any) -> Any:
-            ring.rewind()
             traced = len(ring.traced)
             try:
                 outputs = function(iterator)
             except StatisticError:
+                ring.skip()
                 raise
             except Exception as error:
-                if model.run_eagerly or len(ring.traced) > traced or ring.ran():
+                ran = ring.skip()
+                if model.run_eagerly or len(ring.traced) > traced or ran:
                     raise  # not while tracing: the step itself failed
                 outputs = plain(iterator)
                 failed(error)
@@ -146,31 +113,85 @@ class TensorFlowEngine:
 
         return observed_function
 
-    def _write(self, ring: _Ring, trace: Trace, device: TensorFlowDevice) -> None:
-        """Add to a traced step what brings its tensors' statistics out."""
-        slots = [slot for _, found in trace.passes() for slot in found]
-        slots, hidden = self._measurable(slots)
-        compiled = bool(self._model.jit_compile)
-        ring.write(slots, [*trace.not_fired(), *device.lost, *hidden], compiled=compiled)
+    def _reduces_outside(self) -> bool:
+        """Whether tensors leave the XLA program, and are reduced by TensorFlow's own operations.
 
-    def _measurable(self, slots: list[Slot]) -> tuple[list[Slot], list[Unseen]]:
-        """Leave out what cannot be looked at without changing a bit of the training."""
+        On a CPU XLA computes a tensor anew for each reduction that reads it, on one core, and
+        compiles each for itself. On an accelerator it does better, and memory is scarce. Replicas
+        must not be left from within a function of our own.
+        """
+        model = self._model
+        with tf.Graph().as_default():  # where no strategy was entered
+            alone = type(model.distribute_strategy) is type(tf.distribute.get_strategy())
+        return bool(model.jit_compile) and alone and not tf.config.list_logical_devices("GPU")
+
+    def _inside(self, run: Step, ring: Ring, failed: Failed) -> Step:
+        """A step that reduces its tensors where they are."""
+
+        @tf.autograph.experimental.do_not_convert
+        def observed_step(data: Any) -> Any:
+            device = TensorFlowDevice()
+            trace = Trace(self.plan, device)
+            with trace.installed():
+                outputs = run(data)
+            with _not_the_users(failed):
+                slots, unseen = self._measurable(trace, device)
+                ring.write(slots, unseen, compiled=bool(self._model.jit_compile))
+            return outputs
+
+        return observed_step
+
+    def _outside(self, run: Step, ring: Ring, failed: Failed) -> Step:
+        """A step within which only `run` is compiled with XLA, and gives its tensors out."""
+        traced: list[tuple[list[Slot], list[Unseen]]] = []
+
+        @tf.autograph.experimental.do_not_convert
+        def tapped(data: Any) -> tuple[Any, dict[str, list[Any]]]:
+            device = TensorFlowDevice()
+            trace = Trace(self.plan, device)
+            with trace.installed():
+                outputs = run(data)
+            slots: list[Slot] = []
+            unseen: list[Unseen] = []
+            with _not_the_users(failed):
+                slots, unseen = self._measurable(trace, device)
+            traced.append((slots, unseen))
+            # The key tells the caller of a function that was traced before which trace it was.
+            return outputs, {str(len(traced) - 1): [slot.measured.tensor for slot in slots]}
+
+        compiled = tf.function(tapped, reduce_retracing=True, jit_compile=True)
+
+        @tf.autograph.experimental.do_not_convert
+        def observed_step(data: Any) -> Any:
+            outputs, found = compiled(data)
+            with _not_the_users(failed):
+                ((key, tensors),) = found.items()
+                slots, unseen = traced[int(key)]
+                slots = [_of(s, t) for s, t in zip(slots, tensors, strict=True)]
+                ring.write(slots, unseen, compiled=False)
+            return outputs
+
+        return observed_step
+
+    def _measurable(
+        self, trace: Trace, device: TensorFlowDevice
+    ) -> tuple[list[Slot], list[Unseen]]:
+        """What can be looked at without changing a bit of the training, and what cannot."""
+        slots = [slot for _, found in trace.passes() for slot in found]
+        unseen = [*trace.not_fired(), *device.lost]
         if tf.executing_eagerly():
-            return slots, []
+            return slots, unseen
         if self._model.jit_compile:
-            return [self._copied(slot) for slot in slots], []
+            return [self._copied(slot) for slot in slots], unseen
         readers: dict[Any, int] = {}
-        kept, hidden = [], []
+        kept = []
         for slot in slots:
-            met: Met = slot.measured
-            tensor = fusion.aside(met.tensor, readers)
+            tensor = fusion.aside(slot.measured.tensor, readers)
             if tensor is None:
-                hidden.append(fusion.unseen(slot.site.name))
+                unseen.append(fusion.unseen(slot.site.name))
             else:
-                kept.append(
-                    dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=tensor))
-                )
-        return kept, hidden
+                kept.append(_of(slot, tensor))
+        return kept, unseen
 
     def _copied(self, slot: Slot) -> Slot:
         """Read an elementwise output through one more loop; see `JaxDevice.measure`."""
@@ -178,115 +199,35 @@ class TensorFlowEngine:
         if not met.entry.is_elementwise:
             return slot
         x = tf.stop_gradient(met.tensor)
-        copy = x * tf.cast(self._one, x.dtype)
-        return dataclasses.replace(slot, measured=dataclasses.replace(met, tensor=copy))
+        return _of(slot, x * tf.cast(self._one, x.dtype))
 
     def wait(self) -> None:
         """Let the device finish what it was given."""
         if tf.config.list_physical_devices("GPU"):
             tf.test.experimental.sync_devices()
 
-    def _function(self, phase: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _function(self, phase: str, step: Step, *, without_jit: bool) -> Callable[..., Any]:
         model = self._model
-        if phase != "predict":
-            return keras_internals.make_function(model, step)
-        return keras_internals.make_predict_function(model, step)
+        make = (
+            keras_internals.make_predict_function
+            if phase == "predict"
+            else keras_internals.make_function
+        )
+        with keras_internals.without_jit(model) if without_jit else contextlib.nullcontext():
+            return make(model, step)
 
 
-class _Ring:
-    """Variables that hold the rows of the inner steps of one execution.
-
-    They are made while the step is traced, when the number of sites is known.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.traced: list[_Traced] = []
-        self.cursor = _variable((), tf.int64)
-        self.keys = _variable((depth,), tf.int32)
-
-    def rewind(self) -> None:
-        self.cursor.assign(0)
-
-    def write(self, slots: list[Slot], unseen: list[Unseen], *, compiled: bool) -> None:
-        found, kinds, states = [], [], []
-        for slot in slots:
-            met: Met = slot.measured
-            zones = met.entry.zones(met.port)
-            rank = met.tensor.shape.rank or 1
-            reduced = tensorflow_kernel.Reduced(
-                met.tensor,
-                zones,
-                met.entry.unit_axis(rank),
-                _hints(met),
-                compiled=compiled,
-            )
-            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None
-            found.append(reduced)
-            kinds.append(Kind(reduced.units_known, zones))
-            states.append([user_state(s, x) for s in met.statistics])
-        layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
-        flat = [state for own in states for state in own]
-        row: dict[str, Any] = {"extra": tf.concat(flat, 0) if flat else tf.zeros([0])}
-        if found:
-            row |= tensorflow_kernel.row(found)
-        key = self._place(layout, kinds, row)
-        at = (self.cursor % self.depth)[None]
-        self.keys.scatter_update(tf.IndexedSlices(tf.constant([key]), at))
-        for name, value in row.items():
-            variable = self.traced[key].variables[name]
-            if self.depth == 1:
-                variable.assign(value[None])
-            else:
-                variable.scatter_update(tf.IndexedSlices(value[None], at))
-        self.cursor.assign_add(1)
-
-    def _place(self, layout: Layout, kinds: list[Kind], row: dict[str, Any]) -> int:
-        """The number of the traced step these rows belong to; makes its variables."""
-        shapes = {n: tuple(v.shape) for n, v in row.items()}
-        if tf.executing_eagerly() and self.traced and self.traced[-1].shapes == shapes:
-            # Not compiled: this runs at every step, mostly for the same sites.
-            self.traced[-1] = dataclasses.replace(self.traced[-1], layout=layout, kinds=kinds)
-            return len(self.traced) - 1
-        # While a tf.function is traced, its thread may not make variables; another thread may.
-        with ThreadPoolExecutor(1) as thread:
-            variables = {
-                n: thread.submit(_variable, (self.depth, *shapes[n]), v.dtype).result()
-                for n, v in row.items()
-            }
-        self.traced.append(_Traced(layout, kinds, shapes, variables))
-        return len(self.traced) - 1
-
-    def ran(self) -> bool:
-        return int(self.cursor) > 0
-
-    def read(self) -> list[SumsRow]:
-        rows: list[SumsRow] = []
-        keys = self.keys.numpy()
-        for i in range(int(self.cursor)):
-            step = self.traced[keys[i]]
-            # `v[i]` copies on the device; the variable is free for the next step.
-            arrays = {name: v[i] for name, v in step.variables.items()}
-            if step.kinds:
-                rows.append(SumsRow(step.layout, step.kinds, **arrays))
-        return rows
+def _of(slot: Slot, tensor: Any) -> Slot:
+    """The same slot, read from another tensor."""
+    return dataclasses.replace(slot, measured=dataclasses.replace(slot.measured, tensor=tensor))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Traced:
-    """One traced signature of an observed step."""
-
-    layout: Layout
-    kinds: list[Kind]
-    shapes: dict[str, Any]
-    variables: dict[str, Any]
-
-
-def _hints(met: Met) -> tensorflow_kernel.Hints:
-    if met.port != "output":
-        return tensorflow_kernel.Hints()
-    return tensorflow_kernel.Hints(met.entry.is_nonnegative, met.entry.is_seldom_zero)
-
-
-def _variable(shape: tuple[int, ...], dtype: Any) -> Any:
-    return tf.Variable(tf.zeros(shape, dtype), trainable=False)
+@contextlib.contextmanager
+def _not_the_users(failed: Failed) -> Generator[None]:
+    """Around what we add to a step that is traced, and that is whole without it."""
+    try:
+        yield
+    except StatisticError:
+        raise
+    except Exception as error:
+        failed(error)

@@ -1,19 +1,21 @@
 """What an observed TensorFlow step computes; `tensorflow_rows` makes moments of it on the host.
 
-Every operation costs about a tenth of a millisecond to trace, so each tensor gets only the bare
-reductions, and what can be is done for all tensors at once. One branch goes over all tensors again
-in float64, block by block, when a sum shows that something is not finite or out of range.
+Every operation costs up to a millisecond to trace and to optimise, so what is done with one tensor
+is a function of its own, traced once for all tensors of its kind, in any model. One branch goes
+over all tensors again in float64, block by block, when a sum shows that something is not finite or
+out of range.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from fitscope.engine.vector import BINS, SAMPLES
+from fitscope.engine.vector import BINS, SAMPLES, stride
 from fitscope.statistics.activation import Zones
 
 BLOCK = 16384
@@ -21,13 +23,12 @@ SLOW = 10
 """Numbers per tensor of the slow branch: whether it ran, nan, +inf, -inf, zeros, least, greatest,
 and the sums of the finite elements, of their magnitudes and of their squares."""
 
-_TINY = 2.0**-30
-"""Mean magnitude below which squares of float32 numbers begin to vanish."""
-
-
 AGAIN = 4
 """Numbers per tensor of the exact branch: whether it ran, and the sum of the magnitudes, the sum of
 the squares around the mean and the nonzero elements as they are without shortcuts."""
+
+_TINY = 2.0**-30
+"""Mean magnitude below which squares of float32 numbers begin to vanish."""
 
 _LARGE = 1024
 """Elements of one sample from which on a pass over the tensor is worth a shortcut."""
@@ -49,85 +50,153 @@ class Hints:
     seldom_zero: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is known of a tensor before it has values; tensors of one kind share their functions."""
+
+    shape: tuple[int | None, ...] | None
+    dtype: str
+    zones: Zones
+    unit_axis: int
+    hints: Hints
+    compiled: bool
+    """Whether XLA compiles the reductions."""
+
+    @property
+    def n_units(self) -> int:
+        # Where the width is not known before the step runs, all elements count as one unit.
+        if self.shape is None or len(self.shape) < 2:
+            return 1
+        return self.shape[self.unit_axis] or 1
+
+    @property
+    def is_large(self) -> bool:
+        size = _known_size(self.shape[1:]) if self.shape else None
+        return size is not None and size >= _LARGE
+
+    @property
+    def length(self) -> int:
+        """How many floats the reductions of one tensor are."""
+        saturates = self.zones.saturated_below is not None or self.zones.saturated_above is not None
+        return 3 + (3 if saturates else 2) * self.n_units
+
+
+def _known_size(shape: Sequence[int | None]) -> int | None:
+    size = 1
+    for n in shape:
+        if n is None:
+            return None
+        size *= n
+    return size
+
+
 class Reduced:
+    """The reductions of one tensor, all of them bare but for the magnitudes.
+
+    Args:
+        tensor: of the kind.
+        kind: what is known of it.
+        place: its number among the tensors of the step.
+    """
+
+    def __init__(self, tensor: Any, kind: Kind, place: int) -> None:
+        # Also keeps a gradient tape from recording what follows.
+        self.tensor = tf.stop_gradient(tensor)
+        self.kind = kind
+        self.floats, self.integers, self.flags, self.bins = _function(_reduce, kind)(
+            self.tensor, tf.constant(place * BINS)
+        )
+
+    def flat(self) -> Any:
+        return tf.cast(tf.reshape(self.tensor, [-1]), tf.float32)
+
+    def exact(self) -> Any:
+        """What the exact branch gives of this tensor; see `AGAIN`."""
+        return _function(_exact, self.kind)(self.tensor)
+
+
+@functools.lru_cache(maxsize=4096)
+def _function(body: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+    """`body` for tensors of one kind, as one operation of the step's graph."""
+
+    def reduce(*args: Any) -> Any:
+        return body(kind, *args)
+
+    # Inlined, it would be optimised once for each tensor.
+    return tf.function(reduce, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
     """The reductions of one tensor.
 
     Every temporary of a large tensor costs as much as several reductions, so its magnitudes, the
     distances from its mean and the marks of what is not zero are made only where no shortcut gives
-    the sum. `checks` tell whether the shortcuts held.
+    the sum.
+
+    Returns:
+        The sum, the sum of magnitudes, the sum of squares around the mean, then the units, in one
+        vector; size and nonzero elements; whether the shortcuts held, and whether the sums are
+        finite and in range; the bins of the elements sampled for the histogram.
     """
-
-    def __init__(
-        self, tensor: Any, zones: Zones, unit_axis: int, hints: Hints, *, compiled: bool
-    ) -> None:
-        x = tf.stop_gradient(tensor)  # also keeps the gradient tape from recording what follows
-        self.flat = tf.reshape(x, [-1])
-        self.size = tf.size(self.flat)
-        rows = _rows(x, unit_axis)
-        if rows.dtype != tf.float32:
-            rows = tf.cast(rows, tf.float32)
-        self.rows = rows
-        self.units_known = rows.shape[1]
-        self.checks: list[Any] = []
-        large = _is_large(x)
-        low, high = tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)
-        if compiled:
-            # XLA's minimum on CPU passes over a NaN; a sum does not.
-            columns = tf.reduce_sum(rows, 0)
-            total = tf.reduce_sum(columns)
-            low = tf.where(tf.math.is_finite(columns), low, float("nan"))
-        else:
-            total = tf.reduce_sum(rows)
-        self.units = [low, high, *_saturated(rows, zones)]
-        if hints.nonnegative and large:
-            magnitudes, l1 = rows, total
-            self.checks.append(tf.reduce_min(low) >= 0.0)
-        else:
-            magnitudes = tf.abs(rows)
-            l1 = tf.reduce_sum(magnitudes)
-        self.sums = [total, l1, self._squares(total, large=large and not compiled)]
-        if hints.seldom_zero and large:
-            self.nonzero = self.size
-            self.checks.append(tf.reduce_min(magnitudes) > 0.0)
-        else:
-            self.nonzero = _nonzero(rows, compiled=compiled, large=large)
-
-    def _squares(self, total: Any, *, large: bool) -> Any:
-        """The sum of squares around the mean."""
-        size = tf.cast(self.size, tf.float32)
-        if not large:
-            return tf.reduce_sum(tf.math.squared_difference(self.rows, total / size))
+    rows = _rows(kind, x)
+    size = tf.size(rows)
+    checks = []
+    low, high = tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)
+    if kind.compiled:
+        # XLA's minimum on CPU passes over a NaN; a sum does not.
+        columns = tf.reduce_sum(rows, 0)
+        total = tf.reduce_sum(columns)
+        low = tf.where(tf.math.is_finite(columns), low, float("nan"))
+    else:
+        total = tf.reduce_sum(rows)
+    if kind.hints.nonnegative and kind.is_large:
+        magnitudes, l1 = rows, total
+        checks.append(tf.reduce_min(low) >= 0.0)
+    else:
+        magnitudes = tf.abs(rows)
+        l1 = tf.reduce_sum(magnitudes)
+    mean = total / tf.cast(size, tf.float32)
+    if kind.is_large and not kind.compiled:
         # XLA would add the squares up one after the other, which loses digits.
-        plain = 2.0 * tf.nn.l2_loss(self.rows)
-        around = plain - total * (total / size)
-        self.checks.append(plain <= _SPREAD * around)
-        return around
-
-    def exact(self) -> Any:
-        """What the exact branch gives of this tensor; see `AGAIN`."""
-        if not self.checks:
-            return tf.zeros([AGAIN], tf.float64)
-        mean = self.sums[0] / tf.cast(self.size, tf.float32)
-        values = [
-            tf.ones(()),
-            tf.reduce_sum(tf.abs(self.rows)),
-            tf.reduce_sum(tf.math.squared_difference(self.rows, mean)),
-            tf.math.count_nonzero(self.rows, dtype=tf.int32),
-        ]
-        return tf.stack([tf.cast(v, tf.float64) for v in values])
-
-
-def _is_large(x: Any) -> bool:
-    sample = x.shape[1:] if x.shape.rank else None
-    return bool(
-        sample is not None and sample.is_fully_defined() and sample.num_elements() >= _LARGE
+        squares = 2.0 * tf.nn.l2_loss(rows)
+        m2 = squares - total * mean
+        checks.append(squares <= _SPREAD * m2)
+    else:
+        m2 = tf.reduce_sum(tf.math.squared_difference(rows, mean))
+    if kind.hints.seldom_zero and kind.is_large:
+        nonzero = size
+        checks.append(tf.reduce_min(magnitudes) > 0.0)
+    else:
+        nonzero = _nonzero(kind, rows)
+    empty = tf.equal(size, 0)
+    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(size, tf.float32) * _TINY)
+    plain = empty | (tf.math.is_finite(l1) & tf.math.is_finite(m2) & in_range)
+    held = tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+    units = [low, high, *_saturated(rows, kind.zones)]
+    return (
+        tf.ensure_shape(tf.concat([tf.stack([total, l1, m2]), *units], 0), [kind.length]),
+        tf.stack([size, nonzero]),
+        tf.stack([held, plain]),
+        _bins(x) + first_bin,
     )
 
 
-def _nonzero(rows: Any, *, compiled: bool, large: bool) -> Any:
-    if not large:
+def _exact(kind: Kind, x: Any) -> Any:
+    rows = _rows(kind, x)
+    mean = tf.reduce_sum(rows) / tf.cast(tf.size(rows), tf.float32)
+    values = [
+        tf.ones(()),
+        tf.reduce_sum(tf.abs(rows)),
+        tf.reduce_sum(tf.math.squared_difference(rows, mean)),
+        tf.math.count_nonzero(rows, dtype=tf.int32),
+    ]
+    return tf.stack([tf.cast(v, tf.float64) for v in values])
+
+
+def _nonzero(kind: Kind, rows: Any) -> Any:
+    if not kind.is_large:
         return tf.math.count_nonzero(rows, dtype=tf.int32)
-    if compiled:
+    if kind.compiled:
         # By columns: each holds few enough for float32 to count, which XLA adds up faster.
         ones = tf.reduce_sum(tf.cast(tf.not_equal(rows, 0.0), tf.float32), 0)
         return tf.reduce_sum(tf.cast(ones, tf.int32))
@@ -139,15 +208,14 @@ def _nonzero(rows: Any, *, compiled: bool, large: bool) -> Any:
     return counted + tf.reduce_sum(tf.cast(marks[whole:], tf.int32))
 
 
-def _rows(x: Any, unit_axis: int) -> Any:
-    """As a matrix, one column per unit."""
-    rank = x.shape.rank
-    if rank is None or rank < 2:
-        return tf.reshape(x, [-1, 1])
-    if unit_axis not in (-1, rank - 1):
-        x = tf.transpose(x, [i for i in range(rank) if i != unit_axis] + [unit_axis])
-    # Where the width is not known before the step runs, all elements count as one unit.
-    return tf.reshape(x, [-1, x.shape[-1] or 1])
+def _rows(kind: Kind, x: Any) -> Any:
+    """As a matrix of float32, one column per unit."""
+    if kind.shape is None or len(kind.shape) < 2:
+        return tf.cast(tf.reshape(x, [-1, 1]), tf.float32)
+    rank = len(kind.shape)
+    if kind.unit_axis not in (-1, rank - 1):
+        x = tf.transpose(x, [i for i in range(rank) if i != kind.unit_axis] + [kind.unit_axis])
+    return tf.cast(tf.reshape(x, [-1, kind.n_units]), tf.float32)
 
 
 def _saturated(rows: Any, zones: Zones) -> list[Any]:
@@ -162,66 +230,61 @@ def _saturated(rows: Any, zones: Zones) -> list[Any]:
     return [tf.reduce_sum(tf.cast(inside, tf.float32), 0)]
 
 
-def row(found: Sequence[Reduced]) -> dict[str, Any]:
-    """Everything that leaves the step, in shapes that are known while it is traced."""
+def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
+    """Everything that leaves the step, in shapes that are known while it is traced.
+
+    Args:
+        found: the tensors.
+        extra: states of user statistics, one vector each.
+    """
+    if not found:
+        return {}
     count = len(found)
-    length = sum(3 + len(r.units) * r.units_known for r in found)
+    length = sum(r.kind.length for r in found) + sum(int(e.shape[0]) for e in extra)
+    held, plain = tf.unstack(tf.reduce_all(tf.stack([r.flags for r in found]), 0))
+    sizes = tf.stack([r.integers for r in found])
+    again = tf.cond(
+        held,
+        lambda: tf.zeros([count, AGAIN], tf.float64),
+        lambda: tf.stack([r.exact() for r in found]),
+    )
+    slow = tf.cond(
+        plain,
+        lambda: tf.zeros([count, SLOW], tf.float64),
+        lambda: tf.ensure_shape(
+            _all_blocks(tf.concat([r.flat() for r in found], 0), sizes[:, 0]), [count, SLOW]
+        ),
+    )
+    bins = tf.concat([r.bins for r in found], 0)
+    ones = tf.ones_like(bins, tf.float32)
     return {
-        "floats": tf.reshape(_floats(found), [length]),
-        "integers": tf.reshape(_integers(found), [2, count]),
-        "again": tf.reshape(_again(found), [count, AGAIN]),
-        "slow": tf.reshape(_slow(found), [count, SLOW]),
-        "histograms": tf.reshape(_histograms(found), [count * BINS]),
+        "floats": tf.ensure_shape(tf.concat([*(r.floats for r in found), *extra], 0), [length]),
+        "integers": sizes,
+        "doubles": tf.concat([again, slow], 1),
+        "histograms": tf.math.unsorted_segment_sum(ones, bins, count * BINS),
     }
 
 
-def _floats(found: Sequence[Reduced]) -> Any:
-    """Sums of every tensor, then the units of every tensor, as one vector."""
-    sums = tf.stack([value for r in found for value in r.sums])
-    return tf.concat([sums, *(u for r in found for u in r.units)], 0)
+@functools.lru_cache(maxsize=1)
+def _blocks_function() -> Callable[..., Any]:
+    signature = [tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)]
+    return tf.function(_blocks, input_signature=signature, autograph=False)
 
 
-def _integers(found: Sequence[Reduced]) -> Any:
-    """`[2, tensors]`: sizes, and nonzero elements."""
-    return tf.stack([tf.stack([r.size for r in found]), tf.stack([r.nonzero for r in found])])
+def _all_blocks(values: Any, sizes: Any) -> Any:
+    """`[tensors, SLOW]` of tensors that lie one after the other."""
+    return _blocks_function()(values, sizes)
 
 
-def _again(found: Sequence[Reduced]) -> Any:
-    """`[tensors, AGAIN]` in float64: zeros unless a shortcut did not hold in this step."""
-    checks = [check for r in found for check in r.checks]
-    nothing = tf.zeros([len(found), AGAIN], tf.float64)
-    if not checks:
-        return nothing
-    held = tf.reduce_all(tf.stack(checks))
-    return tf.cond(held, lambda: nothing, lambda: tf.stack([r.exact() for r in found]))
-
-
-def _slow(found: Sequence[Reduced]) -> Any:
-    """`[tensors, SLOW]` in float64: zeros unless a sum is not finite or out of range."""
-    sums = tf.stack([tf.stack(r.sums) for r in found])
-    sizes = tf.stack([r.size for r in found])
-    l1, m2 = sums[:, 1], sums[:, 2]
-    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(sizes, tf.float32) * _TINY) | tf.equal(sizes, 0)
-    plain = ((tf.math.is_finite(l1) & tf.math.is_finite(m2)) | tf.equal(sizes, 0)) & in_range
-    return tf.cond(
-        tf.reduce_all(plain),
-        lambda: tf.zeros([len(found), SLOW], tf.float64),
-        lambda: _all_blocks([r.flat for r in found], sizes),
-    )
-
-
-def _all_blocks(flats: Sequence[Any], sizes: Any) -> Any:
-    count = len(flats)
-    padding = tf.zeros([BLOCK])
-    values = tf.concat([*(tf.cast(f, tf.float32) for f in flats), padding], 0)
+def _blocks(values: Any, sizes: Any) -> Any:
+    count = tf.size(sizes)
+    values = tf.concat([values, tf.zeros([BLOCK])], 0)
     firsts = tf.cumsum(sizes, exclusive=True)
     blocks = -(-sizes // BLOCK)
     ends = tf.cumsum(blocks)
-    start = tf.tensor_scatter_nd_update(
-        tf.zeros([count, SLOW], tf.float64),
-        [[i, place] for i in range(count) for place in (5, 6)],
-        tf.constant([float("inf"), float("-inf")] * count, tf.float64),
-    )
+    infinity = float("inf")
+    none = tf.constant([[0.0] * 5 + [infinity, -infinity] + [0.0] * 3], tf.float64)
+    start = tf.tile(none, [count, 1])
 
     def body(block: Any, held: Any) -> Any:
         site = tf.reduce_sum(tf.cast(block >= ends, tf.int32))
@@ -230,7 +293,10 @@ def _all_blocks(flats: Sequence[Any], sizes: Any) -> Any:
         part = tf.cast(part, tf.float64)
         return block + 1, _add(held, site, _block(part, tf.range(BLOCK) < sizes[site] - within))
 
-    _, held = tf.while_loop(lambda block, _: block < ends[-1], body, (0, start))
+    shapes = (tf.TensorShape([]), tf.TensorShape([None, SLOW]))
+    _, held = tf.while_loop(
+        lambda block, _: block < ends[-1], body, (0, start), shape_invariants=shapes
+    )
     return held
 
 
@@ -263,23 +329,19 @@ def _add(held: Any, site: Any, block: tuple[Any, Any, Any]) -> Any:
     return tf.tensor_scatter_nd_update(held, [[site]], [row])
 
 
-def _histograms(found: Sequence[Reduced]) -> Any:
-    """Counts in the universal magnitude bins, one tensor after the other, as float32."""
-    count = len(found)
-    sizes = tf.stack([r.size for r in found])
-    steps = _strides(sizes)
-    samples = [r.flat[:: steps[i]] for i, r in enumerate(found)]
-    lengths = -(-sizes // steps)
-    bits = tf.bitcast(tf.concat([tf.cast(s, tf.float32) for s in samples], 0), tf.int32)
-    bins = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 21), BINS - 1)
-    bins += tf.repeat(tf.range(count) * BINS, lengths)
-    return tf.math.unsorted_segment_sum(tf.ones_like(bins, tf.float32), bins, count * BINS)
+def _bins(x: Any) -> Any:
+    """The universal magnitude bins of the elements that go into the histogram."""
+    flat = tf.reshape(x, [-1])
+    known = flat.shape[0]
+    step = _stride(tf.size(flat)) if known is None else stride(known)[0]
+    bits = tf.bitcast(tf.cast(flat[::step], tf.float32), tf.int32)
+    return tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 21), BINS - 1)
 
 
-def _strides(sizes: Any) -> Any:
-    """`vector.stride` for several sizes at once."""
-    least = tf.maximum(-(-sizes // SAMPLES), 1)
-    nearby = least[:, None] + tf.range(12)[None]
-    coprime = tf.reduce_all(nearby[:, :, None] % tf.constant([2, 3, 5, 7]) != 0, 2)
-    first = tf.argmax(tf.cast(coprime, tf.int32), 1, output_type=tf.int32)
-    return tf.where(sizes <= SAMPLES, 1, least + first)
+def _stride(size: Any) -> Any:
+    """`vector.stride` for a size that is known only when the step runs."""
+    least = tf.maximum(-(-size // SAMPLES), 1)
+    nearby = least + tf.range(12)
+    coprime = tf.reduce_all(nearby[:, None] % tf.constant([2, 3, 5, 7]) != 0, 1)
+    first = tf.argmax(tf.cast(coprime, tf.int32), output_type=tf.int32)
+    return tf.where(size <= SAMPLES, 1, least + first)

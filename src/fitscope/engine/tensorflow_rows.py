@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fitscope.engine.layout import Layout, Reading, to_host
 from fitscope.engine.raw_rows import Reader, Shape, bare, read_units
+from fitscope.engine.tensorflow_kernel import AGAIN
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS
@@ -18,12 +19,14 @@ from fitscope.statistics.moments import COLUMNS
 _PLACE = {name: i for i, name in enumerate(COLUMNS)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
+class Known(Protocol):
     """What of a tensor is known when the step is traced; its size may vary."""
 
-    n_units: int
-    zones: Zones
+    @property
+    def n_units(self) -> int: ...
+
+    @property
+    def zones(self) -> Zones: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,38 +34,39 @@ class SumsRow:
     """The rows that `tensorflow_kernel` gives, still on the device."""
 
     layout: Layout
-    kinds: Sequence[Kind]
+    kinds: Sequence[Known]
+    place: int
+    """The place of this step in the arrays, which hold those of one execution."""
     floats: Any
     integers: Any
-    again: Any
-    slow: Any
+    doubles: Any
     histograms: Any
-    extra: Any
 
     def arrays(self) -> Sequence[Any]:
         return ()
 
+    def _host(self, steps: Any) -> NDArray[Any]:
+        return to_host(steps)[self.place]
+
     def read(self) -> Reading:
         sites = len(self.kinds)
-        sizes, nonzero = to_host(self.integers)
-        shapes = [
-            Shape(int(n), k.n_units, k.zones, stride(int(n))[1])
-            for n, k in zip(sizes, self.kinds, strict=True)
-        ]
-        reader = Reader(to_host(self.floats).astype(np.float64))
-        sums = reader.take(3 * sites).reshape(-1, 3)
-        again = to_host(self.again)
-        nonzero = np.where(again[:, 0] > 0, again[:, 3], nonzero)
-        sums[:, 1:] = np.where(again[:, :1] > 0, again[:, 1:3], sums[:, 1:])
+        integers = self._host(self.integers)
+        again, slow = np.split(self._host(self.doubles), [AGAIN], 1)
+        reader = Reader(self._host(self.floats).astype(np.float64))
         moments = np.zeros((sites, len(COLUMNS)))
-        slow = to_host(self.slow)
-        for i, shape in enumerate(shapes):
+        for i, kind in enumerate(self.kinds):
+            size, nonzero = (int(n) for n in integers[i])
+            shape = Shape(size, kind.n_units, kind.zones, stride(size)[1])
+            sums = reader.take(3)
             units = read_units(reader, shape, always=True)
-            moments[i] = bare(shape, sums[i], float(nonzero[i]), units)
+            if again[i, 0]:
+                sums[1:], nonzero = again[i, 1:3], again[i, 3]
+            moments[i] = bare(shape, sums, float(nonzero), units)
             if slow[i].any():
                 _replace(moments[i], slow[i])
-        counts = to_host(self.histograms).reshape(sites, BINS)
-        return Reading(self.layout, np.ones(sites, bool), moments, counts, to_host(self.extra))
+        extra = reader.rest().astype(np.float32)
+        counts = self._host(self.histograms).reshape(sites, BINS)
+        return Reading(self.layout, np.ones(sites, bool), moments, counts, extra)
 
 
 def _replace(moments: NDArray[np.float64], slow: NDArray[np.float64]) -> None:

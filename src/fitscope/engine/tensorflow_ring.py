@@ -1,0 +1,143 @@
+"""Variables that an observed TensorFlow function captures, in which its rows leave it."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import tensorflow as tf
+
+from fitscope.engine import tensorflow_kernel
+from fitscope.engine.entry import Entry
+from fitscope.engine.layout import Layout
+from fitscope.engine.tensorflow_kernel import Hints, Kind, Reduced
+from fitscope.engine.tensorflow_rows import SumsRow
+from fitscope.engine.trace import Slot
+from fitscope.errors import StatisticError
+from fitscope.select.unseen import Unseen
+
+
+@dataclasses.dataclass(frozen=True)
+class Met:
+    """A tensor of the step, to be measured when the whole step is traced."""
+
+    tensor: Any
+    entry: Entry
+    port: str
+    statistics: tuple[Any, ...]
+
+
+def user_state(statistic: Any, x: Any) -> Any:
+    """Run a user statistic's `update`, and hold it to its contract."""
+    state = tf.convert_to_tensor(statistic.update(x))
+    if state.shape.rank != 1 or state.shape[0] is None or state.dtype != tf.float32:
+        raise StatisticError(
+            f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
+            f"dtype {state.dtype.name}; it must return a 1-D float32 tensor of fixed length. "
+            "Use keras.ops.stack or reshape, and cast to float32."
+        )
+    return state
+
+
+class Ring:
+    """Variables that hold the rows of the inner steps of one execution.
+
+    They are made while the step is traced, when the number of sites is known.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.traced: list[_Traced] = []
+        self.cursor = _variable((), tf.int64)
+        """Steps that were written, ever."""
+        self.taken = 0
+        """Steps that were read, or given up."""
+        self.keys = _variable((depth,), tf.int32)
+
+    def write(self, slots: list[Slot], unseen: list[Unseen], *, compiled: bool) -> None:
+        states, found = [], []
+        for place, slot in enumerate(slots):
+            met: Met = slot.measured
+            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None
+            states.append([user_state(s, x) for s in met.statistics])
+            found.append(Reduced(met.tensor, _kind(met, compiled=compiled), place))
+        layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
+        kinds = [reduced.kind for reduced in found]
+        row = tensorflow_kernel.row(found, [state for own in states for state in own])
+        key = self._place(layout, kinds, row)
+        at = (self.cursor % self.depth)[None]
+        self.keys.scatter_update(tf.IndexedSlices(tf.constant([key]), at))
+        for name, value in row.items():
+            variable = self.traced[key].variables[name]
+            if self.depth == 1:
+                variable.assign(value[None])
+            else:
+                variable.scatter_update(tf.IndexedSlices(value[None], at))
+        self.cursor.assign_add(1)
+
+    def _place(self, layout: Layout, kinds: list[Kind], row: dict[str, Any]) -> int:
+        """The number of the traced step these rows belong to; makes its variables."""
+        shapes = {n: tuple(v.shape) for n, v in row.items()}
+        if tf.executing_eagerly() and self.traced and self.traced[-1].shapes == shapes:
+            # Not compiled: this runs at every step, mostly for the same sites.
+            self.traced[-1] = dataclasses.replace(self.traced[-1], layout=layout, kinds=kinds)
+            return len(self.traced) - 1
+        # While a tf.function is traced, its thread may not make variables; another thread may.
+        with ThreadPoolExecutor(1) as thread:
+            variables = {
+                n: thread.submit(_variable, (self.depth, *shapes[n]), v.dtype).result()
+                for n, v in row.items()
+            }
+        self.traced.append(_Traced(layout, kinds, shapes, variables))
+        return len(self.traced) - 1
+
+    def skip(self) -> bool:
+        """Give up what was written since the last read; whether there was anything."""
+        before, self.taken = self.taken, int(self.cursor)
+        return self.taken > before
+
+    def read(self) -> list[SumsRow]:
+        """The rows of the steps since the last read, still on the device."""
+        first, self.taken = self.taken, int(self.cursor)
+        keys = self.keys.numpy()
+        places = [i % self.depth for i in range(first, self.taken)]
+        # A value that was read stays as it is: what is written later goes elsewhere.
+        arrays = {
+            key: {n: v.read_value() for n, v in self.traced[key].variables.items()}
+            for key in {int(keys[i]) for i in places}
+            if self.traced[key].kinds
+        }
+        return [
+            SumsRow(self.traced[keys[i]].layout, self.traced[keys[i]].kinds, i, **arrays[keys[i]])
+            for i in places
+            if keys[i] in arrays
+        ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Traced:
+    """One traced signature of an observed step."""
+
+    layout: Layout
+    kinds: list[Kind]
+    shapes: dict[str, Any]
+    variables: dict[str, Any]
+
+
+def _kind(met: Met, *, compiled: bool) -> Kind:
+    rank = met.tensor.shape.rank
+    axis = met.entry.unit_axis(rank or 1)
+    shape = None if rank is None else tuple(met.tensor.shape)
+    if shape and tf.executing_eagerly():
+        # Run as it is, a step may meet another length each time; its functions fit them all.
+        keep = axis % len(shape)
+        shape = tuple(n if i == keep else None for i, n in enumerate(shape))
+    hints = Hints()
+    if met.port == "output":
+        hints = Hints(met.entry.is_nonnegative, met.entry.is_seldom_zero)
+    return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, hints, compiled)
+
+
+def _variable(shape: tuple[int, ...], dtype: Any) -> Any:
+    return tf.Variable(tf.zeros(shape, dtype), trainable=False)
