@@ -20,6 +20,13 @@ from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.errors import StatisticError, UnsupportedError
 from fitscope.select.unseen import Unseen
 
+_SYNCHRONIZING = (
+    tf.distribute.MirroredStrategy,
+    tf.distribute.MultiWorkerMirroredStrategy,
+    tf.distribute.TPUStrategy,
+    tf.distribute.ParameterServerStrategy,
+)
+
 Step = Callable[[Any], Any]
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
@@ -69,10 +76,18 @@ class TensorFlowEngine:
         self.plan = plan
         self._one = tf.Variable(tf.ones(()), trainable=False)
         replicas = model.distribute_strategy.num_replicas_in_sync
+        strategy = type(model.distribute_strategy).__name__
         if replicas > 1:
             raise UnsupportedError(
                 f"fitscope cannot observe a TensorFlow model on {replicas} replicas "
-                f"({type(model.distribute_strategy).__name__}) yet. Train on one device to observe."
+                f"({strategy}) yet. Train on one device to observe."
+            )
+        synchronizes = isinstance(model.distribute_strategy, _SYNCHRONIZING)
+        if model.jit_compile and synchronizes:
+            raise UnsupportedError(
+                f"fitscope cannot observe a model compiled with XLA under {strategy}, which allows "
+                "no function within its own. Compile with jit_compile=False, or train under "
+                'OneDeviceStrategy("/gpu:0") or no strategy to observe.'
             )
 
     @property
@@ -89,9 +104,9 @@ class TensorFlowEngine:
         # A train_step that is itself a tf.function may hold a trace without our layers.
         run = getattr(run, "python_function", run)
 
-        outside = self._reduces_outside()
-        make = self._outside if outside else self._inside
-        function = self._function(phase, make(run, ring, failed), without_jit=outside)
+        jit = bool(model.jit_compile)
+        make = self._beside_xla if jit else self._within
+        function = self._function(phase, make(run, ring, failed), without_jit=jit)
 
         def observed_function(iterator: Any) -> Any:
             traced = len(ring.traced)
@@ -113,19 +128,7 @@ class TensorFlowEngine:
 
         return observed_function
 
-    def _reduces_outside(self) -> bool:
-        """Whether tensors leave the XLA program, and are reduced by TensorFlow's own operations.
-
-        On a CPU XLA computes a tensor anew for each reduction that reads it, on one core, and
-        compiles each for itself. On an accelerator it does better, and memory is scarce. Replicas
-        must not be left from within a function of our own.
-        """
-        model = self._model
-        with tf.Graph().as_default():  # where no strategy was entered
-            alone = type(model.distribute_strategy) is type(tf.distribute.get_strategy())
-        return bool(model.jit_compile) and alone and not tf.config.list_logical_devices("GPU")
-
-    def _inside(self, run: Step, ring: Ring, failed: Failed) -> Step:
+    def _within(self, run: Step, ring: Ring, failed: Failed) -> Step:
         """A step that reduces its tensors where they are."""
 
         @tf.autograph.experimental.do_not_convert
@@ -136,13 +139,17 @@ class TensorFlowEngine:
                 outputs = run(data)
             with _not_the_users(failed):
                 slots, unseen = self._measurable(trace, device)
-                ring.write(slots, unseen, compiled=bool(self._model.jit_compile))
+                ring.write(slots, unseen)
             return outputs
 
         return observed_step
 
-    def _outside(self, run: Step, ring: Ring, failed: Failed) -> Step:
-        """A step within which only `run` is compiled with XLA, and gives its tensors out."""
+    def _beside_xla(self, run: Step, ring: Ring, failed: Failed) -> Step:
+        """A step of which XLA compiles only `run`, which gives its tensors out.
+
+        Reduced inside the program, a tensor would be computed anew for each reduction of it, on one
+        core, and each would have to be compiled.
+        """
         traced: list[tuple[list[Slot], list[Unseen]]] = []
 
         @tf.autograph.experimental.do_not_convert
@@ -155,7 +162,7 @@ class TensorFlowEngine:
             unseen: list[Unseen] = []
             with _not_the_users(failed):
                 slots, unseen = self._measurable(trace, device)
-            traced.append((slots, unseen))
+            traced.append(([_of(slot, None) for slot in slots], unseen))
             # The key tells the caller of a function that was traced before which trace it was.
             return outputs, {str(len(traced) - 1): [slot.measured.tensor for slot in slots]}
 
@@ -168,7 +175,7 @@ class TensorFlowEngine:
                 ((key, tensors),) = found.items()
                 slots, unseen = traced[int(key)]
                 slots = [_of(s, t) for s, t in zip(slots, tensors, strict=True)]
-                ring.write(slots, unseen, compiled=False)
+                ring.write(slots, unseen)
             return outputs
 
         return observed_step

@@ -59,8 +59,6 @@ class Kind:
     zones: Zones
     unit_axis: int
     hints: Hints
-    compiled: bool
-    """Whether XLA compiles the reductions."""
 
     @property
     def n_units(self) -> int:
@@ -142,13 +140,7 @@ def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
     size = tf.size(rows)
     checks = []
     low, high = tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)
-    if kind.compiled:
-        # XLA's minimum on CPU passes over a NaN; a sum does not.
-        columns = tf.reduce_sum(rows, 0)
-        total = tf.reduce_sum(columns)
-        low = tf.where(tf.math.is_finite(columns), low, float("nan"))
-    else:
-        total = tf.reduce_sum(rows)
+    total = tf.reduce_sum(rows)
     if kind.hints.nonnegative and kind.is_large:
         magnitudes, l1 = rows, total
         checks.append(tf.reduce_min(low) >= 0.0)
@@ -156,8 +148,7 @@ def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
         magnitudes = tf.abs(rows)
         l1 = tf.reduce_sum(magnitudes)
     mean = total / tf.cast(size, tf.float32)
-    if kind.is_large and not kind.compiled:
-        # XLA would add the squares up one after the other, which loses digits.
+    if kind.is_large:
         squares = 2.0 * tf.nn.l2_loss(rows)
         m2 = squares - total * mean
         checks.append(squares <= _SPREAD * m2)
@@ -196,10 +187,6 @@ def _exact(kind: Kind, x: Any) -> Any:
 def _nonzero(kind: Kind, rows: Any) -> Any:
     if not kind.is_large:
         return tf.math.count_nonzero(rows, dtype=tf.int32)
-    if kind.compiled:
-        # By columns: each holds few enough for float32 to count, which XLA adds up faster.
-        ones = tf.reduce_sum(tf.cast(tf.not_equal(rows, 0.0), tf.float32), 0)
-        return tf.reduce_sum(tf.cast(ones, tf.int32))
     # A byte for each element, counted eight at a time: a quarter of the memory, half the time.
     marks = tf.reshape(tf.cast(tf.cast(rows, tf.bool), tf.uint8), [-1])
     whole = tf.size(marks) // 8 * 8
@@ -335,6 +322,7 @@ def _bins(x: Any) -> Any:
     known = flat.shape[0]
     step = _stride(tf.size(flat)) if known is None else stride(known)[0]
     bits = tf.bitcast(tf.cast(flat[::step], tf.float32), tf.int32)
+    bits = tf.ensure_shape(bits, [None])
     return tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 21), BINS - 1)
 
 

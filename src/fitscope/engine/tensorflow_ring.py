@@ -55,13 +55,13 @@ class Ring:
         """Steps that were read, or given up."""
         self.keys = _variable((depth,), tf.int32)
 
-    def write(self, slots: list[Slot], unseen: list[Unseen], *, compiled: bool) -> None:
+    def write(self, slots: list[Slot], unseen: list[Unseen]) -> None:
         states, found = [], []
         for place, slot in enumerate(slots):
             met: Met = slot.measured
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None
             states.append([user_state(s, x) for s in met.statistics])
-            found.append(Reduced(met.tensor, _kind(met, compiled=compiled), place))
+            found.append(Reduced(met.tensor, _kind(met), place))
         layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]
         row = tensorflow_kernel.row(found, [state for own in states for state in own])
@@ -106,12 +106,11 @@ class Ring:
         arrays = {
             key: {n: v.read_value() for n, v in self.traced[key].variables.items()}
             for key in {int(keys[i]) for i in places}
-            if self.traced[key].kinds
         }
+        # A step in which nothing was seen has a row, too: it says what was not seen.
         return [
-            SumsRow(self.traced[keys[i]].layout, self.traced[keys[i]].kinds, i, **arrays[keys[i]])
+            SumsRow(self.traced[keys[i]].layout, self.traced[keys[i]].kinds, i, arrays[keys[i]])
             for i in places
-            if keys[i] in arrays
         ]
 
 
@@ -125,7 +124,7 @@ class _Traced:
     variables: dict[str, Any]
 
 
-def _kind(met: Met, *, compiled: bool) -> Kind:
+def _kind(met: Met) -> Kind:
     rank = met.tensor.shape.rank
     axis = met.entry.unit_axis(rank or 1)
     shape = None if rank is None else tuple(met.tensor.shape)
@@ -136,7 +135,7 @@ def _kind(met: Met, *, compiled: bool) -> Kind:
     hints = Hints()
     if met.port == "output":
         hints = Hints(met.entry.is_nonnegative, met.entry.is_seldom_zero)
-    return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, hints, compiled)
+    return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, hints)
 
 
 def _variable(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,23 +37,22 @@ class SumsRow:
     kinds: Sequence[Known]
     place: int
     """The place of this step in the arrays, which hold those of one execution."""
-    floats: Any
-    integers: Any
-    doubles: Any
-    histograms: Any
+    steps: Mapping[str, Any]
+    """By name, what `tensorflow_kernel.row` gives, of all steps; empty where nothing was seen."""
 
     def arrays(self) -> Sequence[Any]:
         return ()
 
-    def _host(self, steps: Any) -> NDArray[Any]:
-        return to_host(steps)[self.place]
-
     def read(self) -> Reading:
         sites = len(self.kinds)
-        integers = self._host(self.integers)
-        again, slow = np.split(self._host(self.doubles), [AGAIN], 1)
-        reader = Reader(self._host(self.floats).astype(np.float64))
         moments = np.zeros((sites, len(COLUMNS)))
+        if not sites:
+            nothing = np.zeros((0, BINS)), np.zeros(0, np.float32)
+            return Reading(self.layout, np.zeros(0, bool), moments, *nothing)
+        step = {name: to_host(values)[self.place] for name, values in self.steps.items()}
+        integers = step["integers"]
+        again, slow = np.split(step["doubles"], [AGAIN], 1)
+        reader = Reader(step["floats"].astype(np.float64))
         for i, kind in enumerate(self.kinds):
             size, nonzero = (int(n) for n in integers[i])
             shape = Shape(size, kind.n_units, kind.zones, stride(size)[1])
@@ -65,7 +64,7 @@ class SumsRow:
             if slow[i].any():
                 _replace(moments[i], slow[i])
         extra = reader.rest().astype(np.float32)
-        counts = self._host(self.histograms).reshape(sites, BINS)
+        counts = step["histograms"].reshape(sites, BINS)
         return Reading(self.layout, np.ones(sites, bool), moments, counts, extra)
 
 

@@ -1,14 +1,17 @@
 """The moments of one tensor in torch.
 
-On CPU the bare reductions run at memory speed, `amin`/`amax` along few columns do not, and
-`var_mean` and `aminmax(dim=)` are tens of times slower: hence the shapes below. Looking at one
-number costs nothing there, so masks are taken only when something is not finite or out of range.
-On an accelerator looking would wait for the device, so there the masked form is the only one.
+On a CPU the bare reductions run at memory speed; `amin`/`amax` along few columns do not, and
+`var_mean` and `aminmax(dim=)` are tens of times slower: hence the shapes below. Fresh memory for a
+large temporary costs more than the reduction of it, so there is one buffer of bounded size. Looking
+at a number costs nothing there, and each look decides what need not be computed. On an accelerator
+looking would wait for the device, so there the masked form is the only one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,41 +19,163 @@ import torch
 from fitscope.engine.vector import BASE, BINS, stride
 from fitscope.statistics.activation import Zones
 
-_SMALL, _LARGE = 2.0**-40, 2.0**60
+_SMALL, _LARGE = 2.0**-40, 2.0**50
+"""Largest magnitudes between which squares, and sums of them, neither vanish nor overflow."""
 _WIDE = 512
 """Columns from which on `amax(0)` is vectorised."""
+
+_PART = 2**20
+"""Elements that are looked at at once."""
+
+_ROW = 4096
+"""Squares that are added up in float32; a longer sum would lose digits."""
+
+_SPREAD = 4.0
+"""Mean square over variance up to which float32 sums of plain squares give the variance."""
 
 
 def moments(tensor: Any, zones: Zones, unit_axis: int, hist_count: int) -> Any:
     """The vector of `vector.py` for one tensor of any float dtype."""
-    x = tensor.detach().float()
-    rows = _rows(x, unit_axis)
-    if rows.numel() == 0:
-        return _pack(rows, [0] * 6, [0.0] * 8, hist_count)
-    if not rows.is_cpu:
-        return _masked(rows, zones, hist_count)
-    size = rows.numel()
-    l1 = rows.abs().sum()
-    low, high = _per_unit(rows, torch.amin), _per_unit(rows, torch.amax)
-    least, most = low.amin(), high.amax()
-    extent = max(-least.item(), most.item())
-    if not (torch.isfinite(l1) and extent < _LARGE and (extent > _SMALL or extent == 0)):
-        return _masked(rows, zones, hist_count)
-    mean = rows.sum() / size
-    m2 = (rows - mean).square_().sum()
-    saturated, dead_units, saturated_units = _zones(rows, zones, low, high, None)
-    counts = [size, 0, 0, 0, size - torch.count_nonzero(rows), saturated]
+    x = tensor.detach()
+    if not x.is_cpu or not x.numel():
+        return _anywhere(x.float(), zones, unit_axis, hist_count)
+    parts = _parts(x, unit_axis)
+    low = _over_parts(parts, torch.amin)
+    high = _over_parts(parts, torch.amax)
+    least, most = low.min().item(), high.max().item()
+    extent = max(-least, most)
+    if not (extent < _LARGE and (extent > _SMALL or extent == 0)):  # or not a number
+        return _anywhere(x.float(), zones, unit_axis, hist_count)
+    sums = _sums(parts, least, most)
+    off = (low >= zones.dead[0]) & (high <= zones.dead[1]) if zones.dead is not None else None
+    saturated, saturated_units = _saturated(parts, zones)
+    size = x.numel()
+    counts = [size, 0, 0, 0, size - sums.nonzero, saturated]
     scalars = [
-        rows.shape[1],
-        dead_units,
+        len(low),
+        0 if off is None else int(torch.count_nonzero(off)),
         saturated_units,
-        mean,
-        (m2 / size).sqrt(),
-        l1 / size,
+        sums.total / size,
+        math.sqrt(sums.m2 / size),
+        sums.l1 / size,
         least,
         most,
     ]
-    return _pack(rows, counts, scalars, hist_count)
+    return _pack(x, counts, scalars, hist_count)
+
+
+def _parts(x: Any, unit_axis: int) -> list[Any]:
+    """The tensor as it lies in memory, in parts `[n, units, m]` of float32.
+
+    Where each unit's elements lie together, as with the channels first, moving the units to the end
+    would cost a copy in the worst order there is.
+    """
+    if x.ndim < 2:
+        return list(x.reshape(-1, 1, 1).float().split(_PART))
+    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
+    lying = x.permute(order)
+    axis = order.index(unit_axis % x.ndim)
+    if not lying.is_contiguous():
+        lying, axis = x.contiguous(), unit_axis % x.ndim
+    units, inner = lying.shape[axis], math.prod(lying.shape[axis + 1 :])
+    lying = lying.view(-1, units, inner)
+    return [part.float() for part in lying.split(max(1, _PART // (units * inner)))]
+
+
+def _over_parts(parts: Sequence[Any], reduce: Callable[..., Any]) -> Any:
+    """A reduction per unit."""
+    found = [_per_unit(part, reduce) for part in parts]
+    return found[0] if len(found) == 1 else reduce(torch.stack(found), 0)
+
+
+def _per_unit(part: Any, reduce: Callable[..., Any]) -> Any:
+    n, units, inner = part.shape
+    if inner > 1:
+        return reduce(reduce(part, 2), 0)
+    rows = part.view(n, units)
+    fold = -(-_WIDE // units)
+    if fold > 1 and n > fold:
+        whole = n // fold * fold
+        wide = reduce(rows[:whole].view(n // fold, fold * units), 0).view(fold, units)
+        rows = torch.cat([wide, rows[whole:]])
+    return reduce(rows, 0)
+
+
+@dataclasses.dataclass
+class _Sums:
+    """Sums over a whole tensor, added up in float64."""
+
+    total: float = 0.0
+    l1: float = 0.0
+    m2: float = 0.0
+    nonzero: int = 0
+
+
+def _sums(parts: Sequence[Any], least: float, most: float) -> _Sums:
+    """What the tensor's least and greatest value leave to be computed, and its squares."""
+    found = _Sums()
+    size = sum(part.numel() for part in parts)
+    buffer = torch.empty(max(part.numel() for part in parts))
+    squares = 0.0
+    for part in parts:
+        flat = part.view(-1)
+        total = flat.sum().item()
+        found.total += total
+        squares += _squares(flat)
+        if least > 0.0 or most < 0.0:
+            found.l1 += abs(total)
+            found.nonzero += len(flat)
+        elif least == 0.0 or most == 0.0:
+            found.l1 += abs(total)
+            found.nonzero += int(torch.count_nonzero(flat))
+        else:
+            magnitudes = torch.abs(flat, out=buffer[: len(flat)])
+            found.l1 += magnitudes.sum().item()
+            some_zero = magnitudes.min().item() == 0.0
+            found.nonzero += int(torch.count_nonzero(flat)) if some_zero else len(flat)
+    mean = found.total / size
+    found.m2 = squares - found.total * mean
+    if squares > _SPREAD * found.m2:
+        found.m2 = 0.0
+        for part in parts:
+            flat = part.view(-1)
+            distances = torch.sub(flat, mean, out=buffer[: len(flat)])
+            found.m2 += _squares(distances)
+    return found
+
+
+def _squares(flat: Any) -> float:
+    """The sum of squares."""
+    whole = len(flat) // _ROW * _ROW
+    norms = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)
+    rest = torch.linalg.vector_norm(flat[whole:])
+    return norms.double().square().sum().item() + rest.item() ** 2
+
+
+def _saturated(parts: Sequence[Any], zones: Zones) -> tuple[int, int]:
+    """Saturated elements and units."""
+    if zones.saturated_below is None and zones.saturated_above is None:
+        return 0, 0
+    per_unit: Any = sum(_inside(part, zones).sum((0, 2)) for part in parts)
+    whole = sum(part.shape[0] * part.shape[2] for part in parts)
+    return int(per_unit.sum()), int((per_unit >= whole).sum())
+
+
+def _inside(x: Any, zones: Zones) -> Any:
+    """Which elements are saturated."""
+    below = None if zones.saturated_below is None else x <= zones.saturated_below
+    above = None if zones.saturated_above is None else x >= zones.saturated_above
+    if below is None or above is None:
+        return above if below is None else below
+    return below | above
+
+
+def _anywhere(x: Any, zones: Zones, unit_axis: int, hist_count: int) -> Any:
+    """For any values on any device."""
+    rows = _rows(x, unit_axis)
+    if rows.numel() == 0:
+        return _pack(rows, [0] * 6, [0.0] * 8, hist_count)
+    return _masked(rows, zones, hist_count)
 
 
 def _rows(x: Any, unit_axis: int) -> Any:
@@ -59,14 +184,6 @@ def _rows(x: Any, unit_axis: int) -> Any:
         return x.reshape(-1, 1)
     x = x.movedim(unit_axis, -1)
     return x.reshape(-1, x.shape[-1])
-
-
-def _per_unit(rows: Any, reduce: Any) -> Any:
-    n, units = rows.shape
-    fold = -(-_WIDE // units)
-    if fold > 1 and n % fold == 0 and n > fold:
-        return reduce(reduce(rows.view(n // fold, fold * units), 0).view(fold, units), 0)
-    return reduce(rows, 0)
 
 
 def _masked(rows: Any, zones: Zones, hist_count: int) -> Any:
@@ -113,26 +230,15 @@ def _masked(rows: Any, zones: Zones, hist_count: int) -> Any:
 
 
 def _zones(rows: Any, zones: Zones, low: Any, high: Any, finite: Any) -> tuple[Any, Any, Any]:
-    """Saturated elements, dead units, saturated units."""
+    """Saturated elements, dead units, saturated units; what is not finite is neither."""
     dead: Any = 0
     if zones.dead is not None:
         first, last = zones.dead
-        off = (low >= first) & (high <= last)
-        if finite is not None:  # a unit that puts out a NaN or an infinity is not dead
-            off &= finite.all(0)
-        dead = torch.count_nonzero(off)
+        dead = torch.count_nonzero((low >= first) & (high <= last) & finite.all(0))
     if zones.saturated_below is None and zones.saturated_above is None:
         return 0, dead, 0
-    inside = torch.zeros_like(rows, dtype=torch.bool)
-    if zones.saturated_below is not None:
-        inside |= rows <= zones.saturated_below
-    if zones.saturated_above is not None:
-        inside |= rows >= zones.saturated_above
-    whole: Any = rows.shape[0]
-    if finite is not None:
-        inside &= finite
-    per_unit = inside.sum(0)
-    return per_unit.sum(), dead, (per_unit >= whole).sum()
+    per_unit = (_inside(rows, zones) & finite).sum(0)
+    return per_unit.sum(), dead, (per_unit >= rows.shape[0]).sum()
 
 
 def _pack(rows: Any, counts: Sequence[Any], scalars: Sequence[Any], hist_count: int) -> Any:
@@ -151,9 +257,13 @@ def _pack(rows: Any, counts: Sequence[Any], scalars: Sequence[Any], hist_count: 
 
 def sample(tensor: Any) -> tuple[Any, int]:
     """The elements that go into the histogram, as float32, and how many they are."""
-    flat = tensor.detach().reshape(-1)
-    step, count = stride(flat.shape[0])
-    return flat[::step].float(), count
+    x = tensor.detach()
+    step, count = stride(x.numel())
+    if x.is_contiguous():
+        return x.view(-1)[::step].float(), count
+    # Reshaped, all of it would be copied.
+    places = torch.arange(0, x.numel(), step, device=x.device)
+    return x[torch.unravel_index(places, x.shape)].float(), count
 
 
 def histograms(samples: Sequence[Any]) -> Any:

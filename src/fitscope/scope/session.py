@@ -26,6 +26,7 @@ from fitscope.scope.instructions import Watch
 from fitscope.scope.schedule import Schedule
 from fitscope.scope.tell import tell
 from fitscope.select.nearest import no_match
+from fitscope.select.unseen import Unseen
 
 ATTRIBUTES = {
     "train": "train_function",
@@ -71,14 +72,20 @@ class Session:
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
         self._timer: tuple[float, bool] | None = None
         self._first, self._phase, self._emitted = 0, "train", False
+        self._trained = False
+        """Whether an execution was begun, observed or not."""
         self.pid = os.getpid()
 
     def schedule(self, phase: str) -> Schedule:
         return self._schedules.setdefault(phase, self._make_schedule())
 
     def plan(self) -> Plan | None:
-        """The plan, once the model is built; raises for a selection that matches nothing."""
-        if self._plan is None and self.model.built:
+        """The plan, once the model is built; raises for a selection that matches nothing.
+
+        A model that still says it is not built when it has trained never will, for its own `call`
+        is not used. Its layers are.
+        """
+        if self._plan is None and (self.model.built or self._trained):
             self._plan = make_plan(self.model, self._watches)
             self.writer.set_graph(describe_model(self.model, self._plan))
             self.writer.add_unseen(self._plan.static_unseen)
@@ -118,6 +125,7 @@ class Session:
         if self.broken is not None or os.getpid() != self.pid:
             return False
         observing = schedule.due(first, length) and self.plan() is not None
+        self._trained = True
         self._timer = (now, observing)
         return observing
 
@@ -155,6 +163,8 @@ class Session:
         """Write what is waiting; nothing is left on the model and no thread is left running."""
         self._disarm()
         self._timer = None
+        if self._trained and self._plan is None and self.broken is None:
+            self.writer.add_unseen([_not_built(self.model.name)])
         self.drain.stop()
 
     def cost(self) -> dict[str, float]:
@@ -276,3 +286,11 @@ def make_plan(model: Any, watches: Sequence[Watch]) -> Plan:
         if not any(watch.selector.may_match(site) for site in sites):
             raise no_match(watch.selector, sites)
     return plan
+
+
+def _not_built(name: str) -> Unseen:
+    return Unseen(
+        name,
+        "was not built before the first step, and there was no second one",
+        "build the model, or call it on one batch, before fit",
+    )

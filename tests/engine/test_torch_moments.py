@@ -1,0 +1,114 @@
+"""The moments of one torch tensor, however it lies in memory, against NumPy in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fitscope.engine.vector import decode, stride
+from fitscope.statistics.activation import zones
+from fitscope.statistics.moments import COLUMNS
+
+pytestmark = pytest.mark.backends("torch")
+
+SHAPES = ((7,), (5, 3), (4, 6, 5), (2, 3, 4, 5), (3, 1, 2), (64, 40, 33, 16), (1, 700), (2100, 513))
+
+
+def laid_out(x: Any, layout: str, random: np.random.Generator) -> Any:
+    """A tensor of the same shape whose memory is arranged otherwise."""
+    import torch
+
+    if layout == "permuted":
+        order = [int(i) for i in random.permutation(x.ndim)]
+        back = [order.index(i) for i in range(x.ndim)]
+        return x.permute(order).contiguous().permute(back)
+    if layout == "every second":
+        wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
+        wide[..., ::2] = x
+        return wide[..., ::2]
+    if layout == "repeated":
+        return x[:1].expand(x.shape)
+    return x
+
+
+@settings(max_examples=150)
+@given(
+    shape=st.sampled_from(SHAPES),
+    layout=st.sampled_from(("plain", "permuted", "every second", "repeated")),
+    values=st.sampled_from(("normal", "relu", "far", "negative", "sparse", "tanh", "huge", "zero")),
+    axis=st.integers(-1, 3),
+    seed=st.integers(0, 999),
+)
+def test_any_layout(shape: tuple[int, ...], layout: str, values: str, axis: int, seed: int) -> None:
+    import torch
+
+    from fitscope.engine import torch_kernel
+
+    random = np.random.default_rng(seed)
+    made = random.standard_normal(shape).astype("float32")
+    made = {
+        "normal": made,
+        "relu": np.maximum(made, 0) * (np.arange(shape[-1]) % 2),
+        "far": 1000 + made,
+        "negative": -np.abs(made),
+        "sparse": np.where(made > 1, made, 0),
+        "tanh": np.tanh(5 * made),
+        "huge": 1e14 * made,
+        "zero": 0 * made,
+    }[values].astype("float32")
+    tensor = laid_out(torch.from_numpy(made), layout, random)
+    axis = axis if axis < tensor.ndim else -1
+    x = tensor.numpy().astype(np.float64)
+    name = values if values in ("relu", "tanh") else None
+    vector = torch_kernel.moments(tensor, zones(name), axis, x.size)
+    got = dict(zip(COLUMNS, decode(vector.numpy()), strict=True))
+
+    units = x.reshape(-1, 1) if x.ndim < 2 else np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+    assert got["count"] == x.size
+    assert got["zeros"] == (x == 0).sum()
+    assert got["units"] == units.shape[1]
+    assert got["nan"] == got["posinf"] == got["neginf"] == 0
+    assert got["min"] == x.min()
+    assert got["max"] == x.max()
+    rms = np.sqrt((x * x).mean())
+    for key, want in {"mean": x.mean(), "mean_abs": np.abs(x).mean()}.items():
+        assert abs(got[key] - want) <= 1e-6 * rms, key
+    assert abs(got["std"] - x.std()) <= (1e-6 * rms if values == "far" else 5e-6 * x.std())
+    if name == "relu":
+        assert got["dead_units"] == (units == 0).all(0).sum()
+    if name == "tanh":
+        saturated = 1 - units * units <= 0.02
+        at_the_edge = np.abs(1 - units * units - 0.02) < 1e-6
+        assert abs(got["saturated"] - saturated.sum()) <= at_the_edge.sum()
+        if not at_the_edge.any():
+            assert got["saturated_units"] == saturated.all(0).sum()
+
+
+@pytest.mark.parametrize("layout", ["plain", "permuted", "every second"])
+def test_the_sample_is_the_same_however_a_tensor_lies(layout: str) -> None:
+    import torch
+
+    from fitscope.engine import torch_kernel
+
+    x = torch.arange(30 * 20 * 50).float().reshape(30, 20, 50)
+    taken, count = torch_kernel.sample(laid_out(x, layout, np.random.default_rng(0)))
+    step, expected = stride(x.numel())
+    assert count == expected == len(taken)
+    assert torch.equal(taken, x.reshape(-1)[::step])
+
+
+def test_squares_that_a_float32_could_not_hold() -> None:
+    import torch
+
+    from fitscope.engine import torch_kernel
+
+    x = torch.full((1024, 1024), 2.0**55)
+    x[::2] *= -1
+    got = dict(
+        zip(COLUMNS, decode(torch_kernel.moments(x, zones(None), -1, 1).numpy()), strict=True)
+    )
+    assert got["std"] == pytest.approx(2.0**55, rel=1e-5)
