@@ -30,18 +30,6 @@ _CONVOLUTIONS: tuple[type, ...] = (
     keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
 )
-_WEIGHTED: tuple[type, ...] = (
-    *_CONVOLUTIONS,
-    keras.layers.BatchNormalization,
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.MultiHeadAttention,
-)
-_NONNEGATIVE = frozenset(
-    {"relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "softplus", "exponential", "sparsemax"}
-)
 _LOOPS: tuple[type, ...] = (keras.layers.RNN, keras.layers.TimeDistributed)
 
 
@@ -83,16 +71,6 @@ class Entry:
             # A bias or an activation is a loop behind the library call.
             return self.target.use_bias or self.has_fused_activation
         return self.is_layer and not isinstance(self.target, _MERGES)
-
-    @property
-    def is_nonnegative(self) -> bool:
-        """Whether the output is behind an activation that gives nothing below zero."""
-        return self.activation() in _NONNEGATIVE
-
-    @property
-    def is_seldom_zero(self) -> bool:
-        """Whether an output element of exactly zero would be a coincidence."""
-        return isinstance(self.target, _WEIGHTED) and not self.has_fused_activation
 
     @property
     def has_fused_activation(self) -> bool:

@@ -23,31 +23,19 @@ SLOW = 10
 """Numbers per tensor of the slow branch: whether it ran, nan, +inf, -inf, zeros, least, greatest,
 and the sums of the finite elements, of their magnitudes and of their squares."""
 
-AGAIN = 4
-"""Numbers per tensor of the exact branch: whether it ran, and the sum of the magnitudes, the sum of
-the squares around the mean and the nonzero elements as they are without shortcuts."""
-
 _TINY = 2.0**-30
 """Mean magnitude below which squares of float32 numbers begin to vanish."""
 
-_LARGE = 1024
-"""Elements of one sample from which on a pass over the tensor is worth a shortcut."""
+LARGE = 4096
+"""Elements of one sample from which on a CPU reduces a tensor part by part."""
+
+_PART = 65536
+"""Elements of one part: what is read again for the next reduction is still in the cache."""
+
+_INFINITY = float("inf")
 
 _SPREAD = 4.0
 """Mean square over variance up to which float32 sums of plain squares give the variance."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Hints:
-    """What a layer says of its output beforehand; a step in which it is not so is put right.
-
-    Args:
-        nonnegative: Whether no element is below zero.
-        seldom_zero: Whether an element that is exactly zero would be a coincidence.
-    """
-
-    nonnegative: bool = False
-    seldom_zero: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +46,8 @@ class Kind:
     dtype: str
     zones: Zones
     unit_axis: int
-    hints: Hints
+    in_parts: bool
+    """Whether the tensor is reduced part by part; where it is large, that halves the time."""
 
     @property
     def n_units(self) -> int:
@@ -68,24 +57,13 @@ class Kind:
         return self.shape[self.unit_axis] or 1
 
     @property
-    def is_large(self) -> bool:
-        size = _known_size(self.shape[1:]) if self.shape else None
-        return size is not None and size >= _LARGE
-
-    @property
     def length(self) -> int:
         """How many floats the reductions of one tensor are."""
-        saturates = self.zones.saturated_below is not None or self.zones.saturated_above is not None
-        return 3 + (3 if saturates else 2) * self.n_units
+        return 3 + (3 if self.saturates else 2) * self.n_units
 
-
-def _known_size(shape: Sequence[int | None]) -> int | None:
-    size = 1
-    for n in shape:
-        if n is None:
-            return None
-        size *= n
-    return size
+    @property
+    def saturates(self) -> bool:
+        return self.zones.saturated_below is not None or self.zones.saturated_above is not None
 
 
 class Reduced:
@@ -101,16 +79,12 @@ class Reduced:
         # Also keeps a gradient tape from recording what follows.
         self.tensor = tf.stop_gradient(tensor)
         self.kind = kind
-        self.floats, self.integers, self.flags, self.bins = _function(_reduce, kind)(
+        self.floats, self.integers, self.plain, self.bins = _function(_reduce, kind)(
             self.tensor, tf.constant(place * BINS)
         )
 
     def flat(self) -> Any:
         return tf.cast(tf.reshape(self.tensor, [-1]), tf.float32)
-
-    def exact(self) -> Any:
-        """What the exact branch gives of this tensor; see `AGAIN`."""
-        return _function(_exact, self.kind)(self.tensor)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -127,72 +101,83 @@ def _function(body: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
 def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
     """The reductions of one tensor.
 
-    Every temporary of a large tensor costs as much as several reductions, so its magnitudes, the
-    distances from its mean and the marks of what is not zero are made only where no shortcut gives
-    the sum.
-
     Returns:
         The sum, the sum of magnitudes, the sum of squares around the mean, then the units, in one
-        vector; size and nonzero elements; whether the shortcuts held, and whether the sums are
-        finite and in range; the bins of the elements sampled for the histogram.
+        vector; size and nonzero elements; whether the sums are finite and in range; the bins of the
+        elements sampled for the histogram.
     """
     rows = _rows(kind, x)
     size = tf.size(rows)
-    checks = []
-    low, high = tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)
-    total = tf.reduce_sum(rows)
-    if kind.hints.nonnegative and kind.is_large:
-        magnitudes, l1 = rows, total
-        checks.append(tf.reduce_min(low) >= 0.0)
-    else:
-        magnitudes = tf.abs(rows)
-        l1 = tf.reduce_sum(magnitudes)
-    mean = total / tf.cast(size, tf.float32)
-    if kind.is_large:
-        squares = 2.0 * tf.nn.l2_loss(rows)
-        m2 = squares - total * mean
-        checks.append(squares <= _SPREAD * m2)
-    else:
-        m2 = tf.reduce_sum(tf.math.squared_difference(rows, mean))
-    if kind.hints.seldom_zero and kind.is_large:
-        nonzero = size
-        checks.append(tf.reduce_min(magnitudes) > 0.0)
-    else:
-        nonzero = _nonzero(kind, rows)
-    empty = tf.equal(size, 0)
+    reduce = _by_parts if kind.in_parts else _at_once
+    (total, l1, m2), nonzero, units = reduce(kind, rows, tf.cast(size, tf.float32))
     in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(size, tf.float32) * _TINY)
-    plain = empty | (tf.math.is_finite(l1) & tf.math.is_finite(m2) & in_range)
-    held = tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
-    units = [low, high, *_saturated(rows, kind.zones)]
+    plain = tf.math.is_finite(l1) & tf.math.is_finite(m2) & in_range
     return (
         tf.ensure_shape(tf.concat([tf.stack([total, l1, m2]), *units], 0), [kind.length]),
         tf.stack([size, nonzero]),
-        tf.stack([held, plain]),
+        plain | tf.equal(size, 0),
         _bins(x) + first_bin,
     )
 
 
-def _exact(kind: Kind, x: Any) -> Any:
-    rows = _rows(kind, x)
-    mean = tf.reduce_sum(rows) / tf.cast(tf.size(rows), tf.float32)
-    values = [
-        tf.ones(()),
-        tf.reduce_sum(tf.abs(rows)),
-        tf.reduce_sum(tf.math.squared_difference(rows, mean)),
-        tf.math.count_nonzero(rows, dtype=tf.int32),
-    ]
-    return tf.stack([tf.cast(v, tf.float64) for v in values])
+_Reductions = tuple[tuple[Any, Any, Any], Any, list[Any]]
+"""Three sums, the nonzero elements, and the units."""
 
 
-def _nonzero(kind: Kind, rows: Any) -> Any:
-    if not kind.is_large:
-        return tf.math.count_nonzero(rows, dtype=tf.int32)
-    # A byte for each element, counted eight at a time: a quarter of the memory, half the time.
-    marks = tf.reshape(tf.cast(tf.cast(rows, tf.bool), tf.uint8), [-1])
-    whole = tf.size(marks) // 8 * 8
-    words = tf.bitcast(tf.reshape(marks[:whole], [-1, 8]), tf.int64)
-    counted = tf.reduce_sum(tf.cast(tf.raw_ops.PopulationCount(x=words), tf.int32))
-    return counted + tf.reduce_sum(tf.cast(marks[whole:], tf.int32))
+def _at_once(kind: Kind, rows: Any, size: Any) -> _Reductions:
+    total = tf.reduce_sum(rows)
+    m2 = tf.reduce_sum(tf.math.squared_difference(rows, total / size))
+    nonzero = tf.math.count_nonzero(rows, dtype=tf.int32)
+    return (total, tf.reduce_sum(tf.abs(rows)), m2), nonzero, _units(kind, rows)
+
+
+def _by_parts(kind: Kind, rows: Any, size: Any) -> _Reductions:
+    length = max(1, _PART // kind.n_units)
+    count = tf.shape(rows)[0]
+
+    def body(at: Any, sums: Any, *units: Any) -> Any:
+        part = tf.slice(rows, [at, 0], [tf.minimum(length, count - at), kind.n_units])
+        magnitudes = tf.abs(part)
+        found = [
+            tf.reduce_sum(part),
+            tf.reduce_sum(magnitudes),
+            2.0 * tf.nn.l2_loss(part),
+            tf.reduce_sum(tf.sign(magnitudes)),
+        ]
+        low, high, *saturated = _units(kind, part)
+        joined = [tf.minimum(units[0], low), tf.maximum(units[1], high)]
+        joined += [a + b for a, b in zip(units[2:], saturated, strict=True)]
+        return at + length, sums + tf.cast(tf.stack(found), tf.float64), *joined
+
+    none = [_INFINITY, -_INFINITY, 0.0] if kind.saturates else [_INFINITY, -_INFINITY]
+    start = [tf.fill([kind.n_units], value) for value in none]
+    zero = tf.zeros([4], tf.float64)
+    loop = (0, zero, *start)
+    shapes = tuple(tf.TensorShape(v.shape) for v in (tf.constant(0), zero, *start))
+    _, sums, *units = tf.while_loop(
+        lambda at, *_: at < count, body, loop, shape_invariants=shapes, parallel_iterations=1
+    )
+    total, l1, squares, nonzero = tf.unstack(sums)
+    around = squares - total * total / tf.cast(size, tf.float64)
+    mean = tf.cast(total, tf.float32) / size
+    m2 = tf.cond(
+        squares <= _SPREAD * around,
+        lambda: tf.cast(around, tf.float32),
+        lambda: tf.reduce_sum(tf.math.squared_difference(rows, mean)),
+    )
+    sums = (tf.cast(total, tf.float32), tf.cast(l1, tf.float32), m2)
+    return sums, tf.cast(nonzero, tf.int32), units
+
+
+def _units(kind: Kind, rows: Any) -> list[Any]:
+    """Least, greatest and, where the activation saturates, saturated elements of each unit."""
+    found = [tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)]
+    if kind.saturates:
+        below, above = kind.zones.saturated_below, kind.zones.saturated_above
+        inside = [rows <= below] if below is not None else []
+        inside += [rows >= above] if above is not None else []
+        found.append(tf.reduce_sum(tf.cast(functools.reduce(tf.logical_or, inside), tf.float32), 0))
+    return found
 
 
 def _rows(kind: Kind, x: Any) -> Any:
@@ -203,18 +188,6 @@ def _rows(kind: Kind, x: Any) -> Any:
     if kind.unit_axis not in (-1, rank - 1):
         x = tf.transpose(x, [i for i in range(rank) if i != kind.unit_axis] + [kind.unit_axis])
     return tf.cast(tf.reshape(x, [-1, kind.n_units]), tf.float32)
-
-
-def _saturated(rows: Any, zones: Zones) -> list[Any]:
-    parts = []
-    if zones.saturated_below is not None:
-        parts.append(rows <= zones.saturated_below)
-    if zones.saturated_above is not None:
-        parts.append(rows >= zones.saturated_above)
-    if not parts:
-        return []
-    inside = parts[0] if len(parts) == 1 else parts[0] | parts[1]
-    return [tf.reduce_sum(tf.cast(inside, tf.float32), 0)]
 
 
 def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
@@ -228,15 +201,9 @@ def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
         return {}
     count = len(found)
     length = sum(r.kind.length for r in found) + sum(int(e.shape[0]) for e in extra)
-    held, plain = tf.unstack(tf.reduce_all(tf.stack([r.flags for r in found]), 0))
     sizes = tf.stack([r.integers for r in found])
-    again = tf.cond(
-        held,
-        lambda: tf.zeros([count, AGAIN], tf.float64),
-        lambda: tf.stack([r.exact() for r in found]),
-    )
     slow = tf.cond(
-        plain,
+        tf.reduce_all(tf.stack([r.plain for r in found])),
         lambda: tf.zeros([count, SLOW], tf.float64),
         lambda: tf.ensure_shape(
             _all_blocks(tf.concat([r.flat() for r in found], 0), sizes[:, 0]), [count, SLOW]
@@ -247,7 +214,7 @@ def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
     return {
         "floats": tf.ensure_shape(tf.concat([*(r.floats for r in found), *extra], 0), [length]),
         "integers": sizes,
-        "doubles": tf.concat([again, slow], 1),
+        "slow": slow,
         "histograms": tf.math.unsorted_segment_sum(ones, bins, count * BINS),
     }
 

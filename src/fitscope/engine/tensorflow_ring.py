@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 from fitscope.engine import tensorflow_kernel
 from fitscope.engine.entry import Entry
 from fitscope.engine.layout import Layout
-from fitscope.engine.tensorflow_kernel import Hints, Kind, Reduced
+from fitscope.engine.tensorflow_kernel import LARGE, Kind, Reduced
 from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
@@ -132,10 +133,9 @@ def _kind(met: Met) -> Kind:
         # Run as it is, a step may meet another length each time; its functions fit them all.
         keep = axis % len(shape)
         shape = tuple(n if i == keep else None for i, n in enumerate(shape))
-    hints = Hints()
-    if met.port == "output":
-        hints = Hints(met.entry.is_nonnegative, met.entry.is_seldom_zero)
-    return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, hints)
+    large = shape is not None and math.prod(n or 1 for n in shape[1:]) >= LARGE
+    in_parts = large and not tf.config.list_logical_devices("GPU")
+    return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, in_parts)
 
 
 def _variable(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fitscope.engine.layout import Layout, Reading, to_host
 from fitscope.engine.raw_rows import Reader, Shape, bare, read_units
-from fitscope.engine.tensorflow_kernel import AGAIN
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS
@@ -51,15 +50,13 @@ class SumsRow:
             return Reading(self.layout, np.zeros(0, bool), moments, *nothing)
         step = {name: to_host(values)[self.place] for name, values in self.steps.items()}
         integers = step["integers"]
-        again, slow = np.split(step["doubles"], [AGAIN], 1)
+        slow = step["slow"]
         reader = Reader(step["floats"].astype(np.float64))
         for i, kind in enumerate(self.kinds):
             size, nonzero = (int(n) for n in integers[i])
             shape = Shape(size, kind.n_units, kind.zones, stride(size)[1])
             sums = reader.take(3)
             units = read_units(reader, shape, always=True)
-            if again[i, 0]:
-                sums[1:], nonzero = again[i, 1:3], again[i, 3]
             moments[i] = bare(shape, sums, float(nonzero), units)
             if slow[i].any():
                 _replace(moments[i], slow[i])
