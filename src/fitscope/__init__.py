@@ -59,5 +59,25 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+__all__ = [
+    "FitscopeError",
+    "Run",
+    "RunError",
+    "RunExistsError",
+    "RunFormatError",
+    "Scope",
+    "SelectionError",
+    "Statistic",
+    "StatisticError",
+    "UnsupportedError",
+    "Watch",
+    "__version__",
+    "open_run",
+    "preview",
+    "select",
+    "watch",
+]
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted(__all__)

@@ -96,7 +96,7 @@ def test_hundreds_of_sites_are_not_a_wall(write_run, show):
 def test_a_run_without_steps(write_run, show):
     status, out, _ = show(write_run(steps=0, validation=0, unseen=0))
     assert status == 0
-    assert "No observed step yet" in out
+    assert "No step was observed before the run was finished" in out
 
 
 def test_a_run_without_sites(write_run, show):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from fitscope.terminal.command import command
 from fitscope.terminal.console import make_console
 from fitscope.terminal.glyphs import glyphs_for
 from fitscope.terminal.notable import most_notable
@@ -47,13 +48,18 @@ def print_summary(summary: RunSummary, *, show_all: bool = False, width: int | N
             )
         )
     else:
-        put("No observed step yet. A run is readable while it is written: try again later.")
+        put(_nothing(summary))
     put()
     if summary.unseen:
         put(unseen_text(summary.unseen, console.width, glyphs))
         put()
-    put(findings_text(summary.findings, console.width))
-    put()
+    if summary.rows:
+        train = summary.extents.get("train")
+        observed = train.observed if train is not None else 0
+        put(findings_text(summary.findings, console.width, observed=observed))
+        put()
+    if not summary.rows:
+        return
     put(Text("Next:", style="bold"))
     put(Text(f"  {next_command(summary)}"))
 
@@ -64,13 +70,19 @@ def next_command(summary: RunSummary) -> str:
     Args:
         summary: The summary just printed.
     """
-    show = f"fitscope show {shlex.quote(str(summary.run.path))}"
+    show = f"{command()} show {shlex.quote(str(summary.run.path))}"
     if summary.findings and summary.findings[0].site:
         finding = summary.findings[0]
         return f"{show} --select {shlex.quote(finding.site)} --steps {finding.first_step}:"
     if "validation" in summary.extents and summary.phase != "validation":
         return f"{show} --phase validation"
     return f"{show} --steps 0:"
+
+
+def _nothing(summary: RunSummary) -> str:
+    if summary.run.status == "running":
+        return "No observed step yet. A run is readable while it is written: try again later."
+    return f"No step was observed before the run was {summary.run.status}."
 
 
 def _header(summary: RunSummary) -> Text:

@@ -100,14 +100,16 @@ def summarize(
             f"{path} holds no observed {phase} step from {wanted.start} to {wanted.stop - 1}; "
             f"observed are {extent.observed} steps from {extent.first} to {extent.last}."
         )
+    rows = site_rows(run.sites, values)
+    shown = {row.site for row in rows}
     return RunSummary(
         run=run,
         phase=phase,
         steps=wanted,
         extents=extents,
-        rows=site_rows(run.sites, values),
+        rows=rows,
         unseen=list(run.unseen),
-        findings=all_findings(run),
+        findings=[f for f in all_findings(run) if select == "**" or f.site in shown],
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from fitscope.rules.registry import findings
+from fitscope.terminal.command import command
 from fitscope.terminal.numbers import count, percent
 from fitscope.terminal.progress import cost_text
 from fitscope.terminal.report import findings_text, paragraph
@@ -74,9 +75,10 @@ def ending_text(
     text.append(paragraph(_COST, width) + f"\nRun:  {path}\n\n")
     text.append("Look further:\n", style="bold")
     directory = shlex.quote(str(path))
-    text.append(f"  fitscope show {directory}\n  fitscope show {directory} --phase validation")
+    show = f"  {command()} show {directory}"
+    text.append(f"{show}\n{show} --phase validation")
     if flawed:
-        text.append("\n  fitscope demo --fixed    the same network without the flaw")
+        text.append(f"\n  {command()} demo --fixed    the same network without the flaw")
     return text
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fitscope.rules.finding import Finding
-from fitscope.rules.series import Series, lasting_tail, series_of, when
+from fitscope.rules.series import MIN_STEPS, Series, lasting_tail, series_of, when
 from fitscope.rules.switching import can_switch_off
 from fitscope.terminal.numbers import compact, count
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NAME = "constant_output"
 # Two orders above the rounding of a float32 mean, so only bit-near equality counts.
 RELATIVE_DEVIATION = 1e-5
-MIN_STEPS = 10
 MIN_STRETCH = 0.25
 # A single number per step is constant by nature.
 MIN_VALUES = 16

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fitscope.rules.finding import Finding
-from fitscope.rules.series import lasting_tail, series_of, when
+from fitscope.rules.series import MIN_STEPS, lasting_tail, series_of, when
 from fitscope.rules.switching import can_switch_off
 from fitscope.terminal.numbers import percent
 
@@ -24,7 +24,6 @@ NAME = "dead_units"
 # Half of a layer, as in SageMaker Debugger's dead_relu rule; there it is held against one step.
 SHARE = 0.5
 ALL_BUT_DEAD = 0.99
-MIN_STEPS = 10
 # The stretch must also cover this share of everything observed, or a late hiccup counts.
 MIN_STRETCH = 0.25
 # With fewer values of a unit in a step, "off in the whole batch" happens to healthy units.

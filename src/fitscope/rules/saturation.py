@@ -12,7 +12,7 @@ import numpy as np
 
 from fitscope.rules.finding import Finding
 from fitscope.rules.outputs import output_paths
-from fitscope.rules.series import lasting_tail, series_of, when
+from fitscope.rules.series import MIN_STEPS, lasting_tail, series_of, when
 from fitscope.rules.switching import activation_of, can_saturate
 from fitscope.terminal.numbers import percent
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NAME = "saturation"
 # Half of a layer, as in SageMaker Debugger's tanh and sigmoid rules.
 SHARE = 0.5
-MIN_STEPS = 10
 MIN_STRETCH = 0.25
 # Sure answers are what these are for: a one-hot softmax is not a fault.
 MEANT_TO_SATURATE = frozenset({"softmax", "log_softmax", "sparsemax"})

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from fitscope.run.reader import Run
 
 
+MIN_STEPS = 10
+"""Observed steps from which on a rule calls something lasting."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
     """Statistics of one site over the observed steps.

@@ -19,7 +19,9 @@ class Schedule(Protocol):
         """Whether the execution that was just decided on should be timed to its end."""
         ...
 
-    def took(self, seconds: float, *, observed: bool) -> None: ...
+    def took(self, seconds: float, *, observed: bool) -> bool:
+        """Note how long an execution took; whether it was more than the first of its kind."""
+        ...
 
     def cost(self) -> float | None:
         """Seconds by which an observed execution is longer than a plain one, when known."""
@@ -39,8 +41,8 @@ class Every:
     def calibrates(self) -> bool:
         return False
 
-    def took(self, seconds: float, *, observed: bool) -> None:
-        self._timing.add(seconds, observed=observed)
+    def took(self, seconds: float, *, observed: bool) -> bool:
+        return self._timing.add(seconds, observed=observed)
 
     def cost(self) -> float | None:
         return self._timing.cost()
@@ -90,8 +92,8 @@ class Budget:
             return 20
         return max(1, math.ceil(cost / (self.SAFETY * self.share * plain)))
 
-    def took(self, seconds: float, *, observed: bool) -> None:
-        self._timing.add(seconds, observed=observed)
+    def took(self, seconds: float, *, observed: bool) -> bool:
+        return self._timing.add(seconds, observed=observed)
 
     def cost(self) -> float | None:
         return self._timing.cost()
@@ -107,10 +109,12 @@ class _Timing:
         self._times: dict[bool, deque[float]] = {True: deque(maxlen=9), False: deque(maxlen=31)}
         self._compiled: set[bool] = set()
 
-    def add(self, seconds: float, *, observed: bool) -> None:
-        if observed in self._compiled:
+    def add(self, seconds: float, *, observed: bool) -> bool:
+        compiled = observed in self._compiled
+        if compiled:
             self._times[observed].append(seconds)
         self._compiled.add(observed)
+        return compiled
 
     def plain(self) -> float | None:
         times = self._times[False]

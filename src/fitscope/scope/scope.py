@@ -117,11 +117,18 @@ class Scope(keras.callbacks.Callback):
 
         Returns:
             `steps` so far, `observed_steps` among them, the `seconds` that watching added, and
-            the `share_of_time` that this is of the plain training; the last two are measured, and
-            leave out compilation.
+            the `share_of_time` that this is of the plain training; both are measured, and leave
+            out the first plain and the first observed execution of a phase, which compile.
+            `compile_seconds` is what those first observed executions took.
         """
         if self._session is None:
-            return {"steps": 0, "observed_steps": 0, "seconds": 0.0, "share_of_time": 0.0}
+            return {
+                "steps": 0,
+                "observed_steps": 0,
+                "seconds": 0.0,
+                "share_of_time": 0.0,
+                "compile_seconds": 0.0,
+            }
         return self._session.cost()
 
     @contextlib.contextmanager

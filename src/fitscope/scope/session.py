@@ -61,6 +61,8 @@ class Session:
         self.steps = dict.fromkeys(ATTRIBUTES, 0)
         self.observed_steps = dict.fromkeys(ATTRIBUTES, 0)
         self.seconds = dict.fromkeys(ATTRIBUTES, 0.0)
+        """Of all executions but the first plain and the first observed one, which compile."""
+        self.compile_seconds = 0.0
         self.epoch = 0
         self._watches = tuple(watches)
         self._make_schedule = schedule
@@ -179,6 +181,7 @@ class Session:
             "observed_steps": observed,
             "seconds": extra,
             "share_of_time": extra / (total - extra) if total > extra else 0.0,
+            "compile_seconds": self.compile_seconds,
         }
 
     def _arm(self, phase: str) -> None:
@@ -262,8 +265,10 @@ class Session:
     def _close_timer(self, phase: str, now: float) -> None:
         if self._timer is not None:
             began, observed = self._timer
-            self.schedule(phase).took(now - began, observed=observed)
-            self.seconds[phase] += now - began
+            if self.schedule(phase).took(now - began, observed=observed):
+                self.seconds[phase] += now - began
+            elif observed:
+                self.compile_seconds += now - began
         self._timer = None
 
     def _wait(self) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from fitscope.terminal.numbers import compact, count, duration, percent
 
+_WORTH_TELLING = 0.5
+"""Seconds of compilation below which nobody waited."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -47,7 +50,8 @@ def cost_text(cost: Mapping[str, Any]) -> str:
     """What watching has cost so far, in one phrase.
 
     Args:
-        cost: `Scope.cost`: `steps`, `observed_steps`, `seconds`, `share_of_time`.
+        cost: `Scope.cost`: `steps`, `observed_steps`, `seconds`, `share_of_time`,
+            `compile_seconds`.
 
     Example:
         >>> cost_text({"steps": 450, "observed_steps": 57, "seconds": 0.12, "share_of_time": 0.014})
@@ -60,6 +64,9 @@ def cost_text(cost: Mapping[str, Any]) -> str:
         text += f", {percent(float(share))} of the time"
     if seconds is not None:
         text += f" ({duration(float(seconds))})"
+    compiling = float(cost.get("compile_seconds") or 0.0)
+    if compiling >= _WORTH_TELLING:
+        text += f", and {duration(compiling)} to compile"
     return text
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from fitscope.rules.series import MIN_STEPS
 from fitscope.terminal.glyphs import Glyphs
 from fitscope.terminal.numbers import count
 
@@ -20,13 +21,19 @@ _MOST_NAMES = 4
 _INDENT = "    "
 
 
-def findings_text(findings: Sequence[Finding], width: int) -> Text:
+def findings_text(findings: Sequence[Finding], width: int, *, observed: int | None = None) -> Text:
     """Findings in plain sentences, each with what to do.
 
     Args:
         findings: The findings, the most severe first.
         width: The characters of a line.
+        observed: Observed training steps, where they may be too few to judge by.
     """
+    if not findings and observed is not None and observed < MIN_STEPS:
+        return Text(
+            f"Findings: none yet. Most rules judge by {MIN_STEPS} observed steps or more; "
+            f"{count(observed)} were observed."
+        )
     if not findings:
         return Text("Findings: none. The rules saw nothing wrong in the observed steps.")
     text = Text()
