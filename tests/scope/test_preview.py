@@ -134,8 +134,11 @@ def test_near_misses_are_named(model: Any, text: str) -> None:
 
 
 def test_a_port_that_no_selected_layer_has(model: Any) -> None:
-    with pytest.raises(fs.SelectionError):
-        fs.preview(model, fs.watch("dense_2", of="preactivation"))
+    preview = fs.preview(model, fs.watch("dense_2", of="preactivation"))
+    assert not preview.sites
+    (gap,) = preview.unseen
+    assert gap.site == "dense_2:preactivation"
+    assert "applies no activation" in gap.reason
 
 
 def test_a_model_of_500_layers_takes_under_two_seconds() -> None:

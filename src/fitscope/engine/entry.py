@@ -183,3 +183,12 @@ def in_loop(entry: Entry) -> Unseen:
             "every time step"
         ),
     )
+
+
+def without_activation(entry: Entry) -> Unseen:
+    """The report of a layer that has no value before its activation."""
+    return Unseen(
+        site=f"{entry.path}:preactivation",
+        reason="applies no activation of its own, so nothing lies before one",
+        remedy="watch its output, which is the same",
+    )

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fitscope.engine.entry import Entry, entries, in_loop
+from fitscope.engine.entry import Entry, entries, in_loop, without_activation
 from fitscope.engine.leaves import Leaf
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -50,6 +50,8 @@ class Plan:
                 self.static_unseen.append(in_loop(entry))
             elif not entry.is_plain_container:
                 self.candidates.append(entry)
+                if self._lacks_preactivation(entry):
+                    self.static_unseen.append(without_activation(entry))
 
     def _may_match(self, entry: Entry) -> bool:
         """Whether a tensor of this layer can match; calls and leaves are known only in a trace."""
@@ -58,6 +60,13 @@ class Plan:
             for want in self.wants
             for port in want.ports
         )
+
+    def _lacks_preactivation(self, entry: Entry) -> bool:
+        """Whether the value before an activation is wanted of a layer that applies none."""
+        if not hasattr(entry.target, "activation") or entry.has_fused_activation:
+            return False
+        site = entry.site(None, "preactivation", (), (), "")
+        return any("preactivation" in w.ports and w.may_match(site) for w in self.wants)
 
     def wrapped(self) -> list[Entry]:
         """Candidates and the layers around them, which tell where a forward pass begins."""
