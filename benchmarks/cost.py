@@ -13,6 +13,10 @@ from typing import Any
 
 BACKENDS = ("jax", "tensorflow", "torch")
 JIT: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+STEPS = {"mlp": 60, "cnn": 12, "transformer": 12}
+FIT_STEPS = {"mlp": 200, "cnn": 24, "transformer": 24}
+"""A step of the last two takes about a second on two cores."""
+
 HEAD = (
     "model",
     "sites",
@@ -32,10 +36,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", choices=BACKENDS, required=True)
     parser.add_argument("--models", default="mlp,cnn,transformer", help="by comma")
     parser.add_argument("--jit", choices=JIT, default="auto", help="jit_compile")
-    parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind")
-    parser.add_argument("--fit-steps", type=int, help="steps of each fit (default: as --steps)")
-    parser.add_argument("--fits", type=int, default=5, help="fits with and without a scope")
-    parser.add_argument("--compiles", type=int, default=3, help="fresh models for first calls")
+    parser.add_argument("--steps", type=int, help="timed steps of each kind (default: by model)")
+    parser.add_argument("--fit-steps", type=int, help="steps of each fit (default: by model)")
+    parser.add_argument("--fits", type=int, default=3, help="fits with and without a scope")
+    parser.add_argument("--compiles", type=int, default=2, help="fresh models for first calls")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write all timings here")
     return parser.parse_args()
 
@@ -49,9 +53,9 @@ def measure(name: str, options: argparse.Namespace) -> tuple[list[str], dict[str
     jit = JIT[options.jit]
     wall, cpu = first_call.measure(name, jit, options.compiles)
     made = work(name, jit=jit)
-    steps, sites = step.measure(made, options.steps)
+    steps, sites = step.measure(made, options.steps or STEPS[name])
     fits, share = whole_fit.measure(
-        work(name, jit=jit), options.fit_steps or options.steps, options.fits
+        work(name, jit=jit), options.fit_steps or FIT_STEPS[name], options.fits
     )
     row = [
         f"{name}, {'jit' if made.model.jit_compile else 'no jit'}",
