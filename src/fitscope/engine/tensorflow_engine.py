@@ -109,11 +109,11 @@ class TensorFlowEngine:
         function = self._function(phase, make(run, ring, failed), without_jit=jit)
 
         def observed_function(iterator: Any) -> Any:
+            ring.skip()  # of an execution that was interrupted before its rows were read
             traced = len(ring.traced)
             try:
                 outputs = function(iterator)
             except StatisticError:
-                ring.skip()
                 raise
             except Exception as error:
                 ran = ring.skip()

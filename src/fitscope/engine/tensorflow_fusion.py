@@ -88,6 +88,10 @@ _APART = frozenset(
 )
 """Readers that the optimizer never joins with what they read."""
 
+_SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
+"""Readers that want no value. Gradients have them where a batch size is not known beforehand, and
+the optimizer takes them away before it looks for chains."""
+
 _DEPTH = 12
 
 
@@ -106,7 +110,7 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
     Returns:
         `tensor` itself where it has several readers; None where there is no cheap way.
     """
-    if _readers(tensor, readers) != 1 or tensor.consumers()[0].type in _APART:
+    if _readers(tensor, readers) != 1 or _of_values(tensor)[0].type in _APART:
         return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)
@@ -117,8 +121,12 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
 def _readers(tensor: Any, readers: dict[Any, int]) -> int:
     reference = tensor.ref()
     if reference not in readers:
-        readers[reference] = len(tensor.consumers())
+        readers[reference] = len(_of_values(tensor))
     return readers[reference]
+
+
+def _of_values(tensor: Any) -> list[Any]:
+    return [operation for operation in tensor.consumers() if operation.type not in _SHAPES]
 
 
 def _repeat(tensor: Any, readers: dict[Any, int], depth: int) -> Any:

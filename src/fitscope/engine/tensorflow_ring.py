@@ -17,6 +17,7 @@ from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
 from fitscope.select.unseen import Unseen
+from fitscope.statistics.statistic import updated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Met:
 
 def user_state(statistic: Any, x: Any) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = tf.convert_to_tensor(statistic.update(x))
+    state = tf.convert_to_tensor(updated(statistic, x))
     if state.shape.rank != 1 or state.shape[0] is None or state.dtype != tf.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
@@ -80,10 +81,12 @@ class Ring:
     def _place(self, layout: Layout, kinds: list[Kind], row: dict[str, Any]) -> int:
         """The number of the traced step these rows belong to; makes its variables."""
         shapes = {n: tuple(v.shape) for n, v in row.items()}
-        if tf.executing_eagerly() and self.traced and self.traced[-1].shapes == shapes:
+        if tf.executing_eagerly():
             # Not compiled: this runs at every step, mostly for the same sites.
-            self.traced[-1] = dataclasses.replace(self.traced[-1], layout=layout, kinds=kinds)
-            return len(self.traced) - 1
+            for key, traced in enumerate(self.traced):
+                if traced.shapes == shapes and traced.layout.sites == layout.sites:
+                    self.traced[key] = dataclasses.replace(traced, layout=layout, kinds=kinds)
+                    return key
         # While a tf.function is traced, its thread may not make variables; another thread may.
         with ThreadPoolExecutor(1) as thread:
             variables = {

@@ -16,6 +16,7 @@ from fitscope.engine.plan import Plan
 from fitscope.engine.trace import Root, Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import StatisticError
+from fitscope.statistics.statistic import updated
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
@@ -66,7 +67,7 @@ _current_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_curr
 
 def user_state(statistic: Any, x: Any) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = torch.as_tensor(statistic.update(x))
+    state = torch.as_tensor(updated(statistic, x))
     if state.ndim != 1 or state.dtype != torch.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape "
@@ -82,7 +83,7 @@ class TorchEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
-        self._layouts: dict[tuple[int, ...], Layout] = {}
+        self._layouts: dict[tuple[int, ...], tuple[Layout, list[int]]] = {}
 
     @property
     def _model(self) -> Any:
@@ -142,9 +143,16 @@ class TorchEngine:
             states = [state for s in slots for state in s.measured.extra]
             extra = torch.cat(states) if states else torch.zeros(0)
         key = tuple(id(s.site) for s in slots)
-        layout = self._layouts.get(key)
-        if layout is None:
+        lengths = [int(state.shape[0]) for state in states]
+        if key not in self._layouts:
             named = [slot for _, found in trace.passes() for slot in found]
-            lengths = [[e.shape[0] for e in s.measured.extra] for s in named]
-            layout = self._layouts[key] = Layout.of(named, lengths, trace.not_fired())
+            per_slot = [[e.shape[0] for e in s.measured.extra] for s in named]
+            layout = Layout.of(named, per_slot, trace.not_fired())
+            self._layouts[key] = (layout, lengths)
+        layout, known = self._layouts[key]
+        if lengths != known:
+            raise StatisticError(
+                f"The states of user statistics had the lengths {known} in an earlier step, and "
+                f"have {lengths} now; update must return a 1-D float32 tensor of fixed length."
+            )
         return VectorRow([layout], 0, moments, histograms, extra)

@@ -200,10 +200,34 @@ class Trace:
         return outputs
 
     def _observe(self, root: Root, entry: Entry, call: int, port: str, tree: Any) -> None:
-        for leaf, tensor in leaves(tree, self.device.is_tensor):
-            self._observe_tensor(root, entry, call, port, leaf, tensor)
+        found = 0
+        for leaf, value in leaves(tree):
+            found += 1
+            if self.device.is_tensor(value):
+                self._observe_tensor(root, entry, call, port, leaf, value)
+            elif port == "output":
+                self._report(entry, f"puts out a {type(value).__name__}, which is no tensor")
+        if not found and port == "output":
+            self._report(entry, "puts out nothing")
+
+    def _report(self, entry: Entry, reason: str) -> None:
+        self.unseen.setdefault(
+            entry.path,
+            Unseen(entry.path, reason, "let call return tensors, keras.ops.convert_to_tensor(...)"),
+        )
 
     def _observe_tensor(
+        self, root: Root, entry: Entry, call: int, port: str, leaf: Leaf, tensor: Any
+    ) -> None:
+        try:
+            self._measure_tensor(root, entry, call, port, leaf, tensor)
+        except StatisticError:
+            raise
+        except Exception as error:  # whatever goes wrong here, the training step is not to
+            reason = f"could not be measured: {type(error).__name__}: {error}"
+            self.unseen.setdefault(entry.path, Unseen(entry.path, reason, "report this layer"))
+
+    def _measure_tensor(
         self, root: Root, entry: Entry, call: int, port: str, leaf: Leaf, tensor: Any
     ) -> None:
         dtype = self.device.dtype(tensor)
@@ -215,18 +239,12 @@ class Trace:
         if problem is not None:
             self.unseen.setdefault(problem.site, problem)
             return
-        how = (statistics, entry.zones(port))
+        # A torch tensor that was changed in place counts so.
+        how = (statistics, entry.zones(port), getattr(tensor, "_version", 0))
         if self._last is not None and self._last[0] is tensor and self._last[2] == how:
             measured = self._last[1]  # a block that hands on the tensor of its last layer
         else:
-            try:
-                measured = self.device.measure(tensor, entry, port, statistics)
-            except StatisticError:
-                raise
-            except Exception as error:  # whatever goes wrong here, the training step is not to
-                reason = f"could not be measured: {type(error).__name__}: {error}"
-                self.unseen.setdefault(site.path, Unseen(site.path, reason, "report this layer"))
-                return
+            measured = self.device.measure(tensor, entry, port, statistics)
             self._last = (tensor, measured, how)
         root.slots.append(Slot(site, measured, statistics))
 

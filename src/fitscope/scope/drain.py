@@ -158,7 +158,7 @@ class Drain:
                 (indices[e.slot], name, value)
                 for e in layout.extras
                 if reading.fired[e.slot]
-                for name, value in named_results(
+                for name, value in self._results(
                     e.statistic, reading.extra[e.offset : e.offset + e.length]
                 ).items()
             ],
@@ -166,6 +166,12 @@ class Drain:
         self.writer.append(record)
         names = [layout.sites[i].name for i in fired]
         self._latest[pending.phase] = (names, record.moments, counts)
+
+    def _results(self, statistic: Any, state: Any) -> dict[str, float]:
+        """What a user statistic makes of its state; what fails leaves the built-in ones alone."""
+        found: dict[str, float] = {}
+        self._guarded(lambda: found.update(named_results(statistic, state)))
+        return found
 
     def _report_lost(self, layout: Layout, lost: np.ndarray[Any, Any]) -> None:
         self.writer.add_unseen(
