@@ -32,7 +32,6 @@ from fitscope.engine.vector import BINS
 from fitscope.errors import StatisticError
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import empty
-from fitscope.statistics.statistic import updated
 
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
     get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
@@ -169,7 +168,7 @@ class Carrier:
 
 def user_state(statistic: Any, x: Any) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = jnp.asarray(updated(statistic, x))
+    state = jnp.asarray(statistic.update(x))
     if state.ndim != 1 or state.dtype != jnp.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "

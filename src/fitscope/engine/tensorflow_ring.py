@@ -17,7 +17,6 @@ from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
 from fitscope.select.unseen import Unseen
-from fitscope.statistics.statistic import updated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Met:
 
 def user_state(statistic: Any, x: Any) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = tf.convert_to_tensor(updated(statistic, x))
+    state = tf.convert_to_tensor(statistic.update(x))
     if state.shape.rank != 1 or state.shape[0] is None or state.dtype != tf.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "

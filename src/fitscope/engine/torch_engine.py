@@ -16,7 +16,6 @@ from fitscope.engine.plan import Plan
 from fitscope.engine.trace import Root, Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import StatisticError
-from fitscope.statistics.statistic import updated
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
@@ -67,7 +66,7 @@ _current_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_curr
 
 def user_state(statistic: Any, x: Any) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = torch.as_tensor(updated(statistic, x))
+    state = torch.as_tensor(statistic.update(x))
     if state.ndim != 1 or state.dtype != torch.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape "

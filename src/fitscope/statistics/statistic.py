@@ -156,20 +156,6 @@ def check_statistic(statistic: object) -> Statistic:
     return statistic
 
 
-def updated(statistic: Statistic, x: Any) -> Any:
-    """The state that a statistic's `update` gives.
-
-    Raises:
-        StatisticError: `update` raised; the cause is kept.
-    """
-    try:
-        return statistic.update(x)
-    except Exception as error:
-        raise StatisticError(
-            f"Statistic {statistic.name!r}: update raised {type(error).__name__}: {error}"
-        ) from error
-
-
 def named_results(statistic: Statistic, state: State) -> dict[str, float]:
     """The values of a statistic under the names they are stored by.
 
