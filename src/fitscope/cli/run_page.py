@@ -53,13 +53,12 @@ def print_summary(summary: RunSummary, *, show_all: bool = False, width: int | N
     if summary.unseen:
         put(unseen_text(summary.unseen, console.width, glyphs))
         put()
-    if summary.rows:
-        train = summary.extents.get("train")
-        observed = train.observed if train is not None else 0
-        put(findings_text(summary.findings, console.width, observed=observed))
-        put()
     if not summary.rows:
         return
+    train = summary.extents.get("train")
+    observed = train.observed if train is not None else 0
+    put(findings_text(summary.findings, console.width, observed=observed))
+    put()
     put(Text("Next:", style="bold"))
     put(Text(f"  {next_command(summary)}"))
 

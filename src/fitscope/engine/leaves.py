@@ -19,7 +19,7 @@ def _walk(node: Any, place: Leaf) -> Iterator[tuple[Leaf, Any]]:
     if isinstance(node, Mapping):
         for key in node:
             yield from _walk(node[key], (*place, str(key)))
-    elif isinstance(node, (tuple, list)) and not hasattr(node, "dtype"):
+    elif isinstance(node, (tuple, list)):
         for index, item in enumerate(node):
             yield from _walk(item, (*place, index))
     else:

@@ -109,7 +109,7 @@ class TensorFlowEngine:
         function = self._function(phase, make(run, ring, failed), without_jit=jit)
 
         def observed_function(iterator: Any) -> Any:
-            ring.skip()  # of an execution that was interrupted before its rows were read
+            ring.begin()
             traced = len(ring.traced)
             try:
                 outputs = function(iterator)

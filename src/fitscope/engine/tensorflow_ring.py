@@ -54,6 +54,8 @@ class Ring:
         """Steps that were written, ever."""
         self.taken = 0
         """Steps that were read, or given up."""
+        self.unread = False
+        """Whether an execution was begun whose rows were neither read nor given up."""
         self.keys = _variable((depth,), tf.int32)
 
     def write(self, slots: list[Slot], unseen: list[Unseen]) -> None:
@@ -95,14 +97,22 @@ class Ring:
         self.traced.append(_Traced(layout, kinds, shapes, variables))
         return len(self.traced) - 1
 
+    def begin(self) -> None:
+        """Called before each execution; one that was interrupted may have left rows."""
+        if self.unread:
+            self.skip()
+        self.unread = True
+
     def skip(self) -> bool:
         """Give up what was written since the last read; whether there was anything."""
         before, self.taken = self.taken, int(self.cursor)
+        self.unread = False
         return self.taken > before
 
     def read(self) -> list[SumsRow]:
         """The rows of the steps since the last read, still on the device."""
         first, self.taken = self.taken, int(self.cursor)
+        self.unread = False
         keys = self.keys.numpy()
         places = [i % self.depth for i in range(first, self.taken)]
         # A value that was read stays as it is: what is written later goes elsewhere.
