@@ -259,6 +259,50 @@ def test_several_steps_per_execution(name: str, jit: bool, plain: Any, tmp_path:
     assert_same(watched, plain(name, **setting))
 
 
+def _before_a_reduction(last: list[Any], pooling: Any) -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((40, 40, 1)),
+            keras.layers.Conv2D(16, 3, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            *last,
+            pooling,
+            keras.layers.Dense(3, name="out"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+@pytest.mark.parametrize(
+    ("last", "pooling"),
+    [
+        (list, keras.layers.GlobalAveragePooling2D),
+        (lambda: [keras.layers.ReLU()], keras.layers.GlobalAveragePooling2D),
+        (lambda: [keras.layers.Activation("gelu")], keras.layers.GlobalMaxPooling2D),
+        (lambda: [keras.layers.LayerNormalization()], keras.layers.GlobalAveragePooling2D),
+        (lambda: [keras.layers.Dropout(0.3, seed=1)], keras.layers.GlobalAveragePooling2D),
+    ],
+    ids=["norm", "relu", "gelu-max", "layer_norm", "dropout"],
+)
+def test_an_output_that_only_a_reduction_reads(last: Any, pooling: Any, jit: bool) -> None:
+    """Compilers take such an output into the reduction, if nobody else reads it."""
+
+    def run(scope: Any | None) -> tuple[list[bytes], Any]:
+        keras.utils.set_random_seed(0)
+        model = _before_a_reduction(last(), pooling())
+        model.compile("sgd", "mse", jit_compile=jit)
+        random = np.random.default_rng(1)
+        x = random.standard_normal((24, 40, 40, 1)).astype("float32")
+        y = random.standard_normal((24, 3)).astype("float32")
+        history = model.fit(
+            x, y, batch_size=8, verbose=0, shuffle=False, validation_data=(x[:8], y[:8]),
+            callbacks=[scope] if scope else None,
+        )  # fmt: skip
+        return [_bytes(v) for v in model.variables], history.history
+
+    assert run(fs.Scope(every=1)) == run(None)
+
+
 @pytest.mark.parametrize("name", ["convolutions"])
 def test_values_that_are_not_finite(name: str, tmp_path: Path) -> None:
     """The loss turns NaN in the second step; with a loss scale that skips the update."""

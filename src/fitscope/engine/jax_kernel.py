@@ -65,14 +65,15 @@ def reduce(tensor: Any, zones: Zones, unit_axis: int) -> Reduced:
     )
 
 
-def segment(number: int, found: Sequence[Reduced], extra: Sequence[Any]) -> Any:
-    """One flat float32 vector of everything a forward pass measured; see `raw_rows.decode`."""
+def row(found: Sequence[Reduced], extra: Sequence[Any]) -> Any:
+    """One flat float32 vector of everything a step measured; see `raw_rows.read_row`."""
+    if not found:
+        return jnp.zeros((0,), jnp.float32)
     sums = jnp.stack([jnp.stack([r.total, r.l1, r.m2]) for r in found])
     size = np.asarray([max(r.shape.size, 1) for r in found], np.float32)
     l1, m2 = sums[:, 1], sums[:, 2]
     plain = jnp.isfinite(l1) & jnp.isfinite(m2) & ((l1 == 0) | (l1 > size * _TINY))
     parts = [
-        jnp.full((1,), number, jnp.float32),
         sums.reshape(-1),
         *[r.nonzero for r in found],
         *[u for r in found for u in r.units],
@@ -87,7 +88,9 @@ def segment(number: int, found: Sequence[Reduced], extra: Sequence[Any]) -> Any:
 
 def histograms(found: Sequence[Reduced]) -> Any:
     """Counts in the universal magnitude bins, one tensor after the other, as uint16."""
-    # One scatter for a whole pass, on samples that lie there: many small scatters, and a loop with
+    if not found:
+        return jnp.zeros((0,), jnp.uint16)
+    # One scatter for a whole step, on samples that lie there: many small scatters, and a loop with
     # a branch for every sample, compile slowly.
     samples = lax.optimization_barrier(jnp.concatenate([r.sample for r in found]))
     lengths = [r.shape.sampled for r in found]

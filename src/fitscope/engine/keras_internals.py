@@ -7,7 +7,7 @@ so that an unknown Keras gives one sentence instead of a traceback from inside a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -32,17 +32,14 @@ __all__ = [
     "current_stateless_scope",
     "functional_graph",
     "functional_operations",
-    "has_stock_step",
     "in_symbolic_scope",
     "is_symbolic",
-    "longer_state",
     "make_function",
     "make_predict_function",
     "maker",
     "model_input_spec",
     "rematerializes",
     "sources",
-    "state_holders",
     "state_shardings",
     "sublayers",
     "without_jit",
@@ -80,7 +77,6 @@ def _requirements() -> Iterator[tuple[str, bool]]:
     layer = keras.layers.Layer
     yield "Layer._flatten_layers", hasattr(layer, "_flatten_layers")
     yield "Operation.call", hasattr(keras.Operation, "call")
-    yield "Layer._seed_generators", hasattr(keras.layers.Identity(), "_seed_generators")
     yield "backend.compute_output_spec", hasattr(keras_backend, "compute_output_spec")
     yield "Model.make_train_function", hasattr(keras.Model, "make_train_function")
     if backend_name() in ("jax", "tensorflow"):
@@ -141,47 +137,9 @@ def rematerializes(layer: Any) -> bool:
     return bool(getattr(layer, "_remat_mode", None))
 
 
-def state_holders(layer: Any) -> list[Any]:
-    """The list whose items' `.state` joins `layer.variables` but not `layer.weights`.
-
-    Keras keeps the seeds of random layers there: state that every `stateless_call` carries and
-    that is neither saved nor counted. It is the one channel out of a gradient trace that stock and
-    custom train steps share.
-    """
-    return layer._seed_generators
-
-
 def state_shardings(model: Any) -> Any:
     """On JAX, the shardings of the four parts of the training state."""
     return model._get_state_sharding_spec()
-
-
-def has_stock_step(model: Any, phase: str) -> bool:
-    """Whether the model's train_step, test_step or predict_step is Keras' own."""
-    name = f"{phase}_step"
-    return name not in vars(model) and getattr(type(model), name) is getattr(keras.Model, name)
-
-
-@contextlib.contextmanager
-def longer_state(model: Any, added: Mapping[int, Any]) -> Generator[None]:
-    """Let a JAX step of Keras before 3.9 return more non-trainable variables than it recorded.
-
-    Args:
-        model: the model, with the variables already in its state.
-        added: by id, the shardings of the added variables.
-    """
-    recorded = vars(model).get("_non_trainable_variable_shardings")
-    if recorded is None:
-        yield
-        return
-    own = iter(recorded)
-    vars(model)["_non_trainable_variable_shardings"] = [
-        added[id(v)] if id(v) in added else next(own) for v in model.non_trainable_variables
-    ]
-    try:
-        yield
-    finally:
-        vars(model)["_non_trainable_variable_shardings"] = recorded
 
 
 def make_function(

@@ -1,9 +1,7 @@
 """From the raw sums of an observed step to moments, in float64 on the host.
 
-On JAX, the sums arrive as one flat vector, a chain of segments, one for each forward pass of the
-step:
+On JAX, the sums arrive as one flat vector:
 
-    number of the pass
     total, sum of magnitudes, sum of squares around the mean     per tensor
     nonzero elements, in parts                                   per tensor
     least, greatest, saturated elements of each unit             per tensor
@@ -19,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +34,7 @@ _PLACE = {name: i for i, name in enumerate(COLUMNS)}
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """What the host must know of a tensor to read its part of a segment."""
+    """What the host must know of a tensor to read its part of a row."""
 
     size: int
     n_units: int
@@ -59,38 +57,32 @@ def blocks_of(shape: Shape) -> int:
     return -(-shape.size // BLOCK)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pass:
-    """The tensors of one forward pass and the lengths of their user statistics' states."""
+def read_row(
+    row: NDArray[np.float32], shapes: Sequence[Shape], states: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Read the vector of one step.
 
-    shapes: tuple[Shape, ...]
-    extra: int
+    Args:
+        row: the vector.
+        shapes: of its tensors.
+        states: the length of the user statistics' states together.
 
-
-def segments(row: NDArray[np.float32], passes: Sequence[Pass]) -> Iterator[tuple[int, Any, Any]]:
-    """Read a row.
-
-    Yields:
-        `(number of the pass, moments [tensors, len(COLUMNS)], states of user statistics)`.
+    Returns:
+        `(moments [tensors, len(COLUMNS)], states of user statistics)`.
     """
     reader = Reader(row.astype(np.float64))
-    while reader.left():
-        number = int(reader.take(1)[0])
-        shapes = passes[number].shapes
-        sums = reader.take(3 * len(shapes)).reshape(-1, 3)
-        nonzero = [reader.take(s.parts if s.size else 1).sum() for s in shapes]
-        units = [read_units(reader, shape) for shape in shapes]
-        extra = reader.take(passes[number].extra)
-        moments = np.stack(
-            [bare(*parts) for parts in zip(shapes, sums, nonzero, units, strict=True)]
-        )
-        blocks = [
-            reader.take(blocks_of(s) * BLOCK_LENGTH).reshape(-1, BLOCK_LENGTH) for s in shapes
-        ]
-        if any(b.any() for b in blocks):
-            for i, block in enumerate(blocks):
-                _replace(moments[i], block)
-        yield number, moments, extra.astype(np.float32)
+    sums = reader.take(3 * len(shapes)).reshape(-1, 3)
+    nonzero = [reader.take(s.parts if s.size else 1).sum() for s in shapes]
+    units = [read_units(reader, shape) for shape in shapes]
+    extra = reader.take(states)
+    moments = empty(len(shapes))
+    for i, parts in enumerate(zip(shapes, sums, nonzero, units, strict=True)):
+        moments[i] = bare(*parts)
+    blocks = [reader.take(blocks_of(s) * BLOCK_LENGTH).reshape(-1, BLOCK_LENGTH) for s in shapes]
+    if any(b.any() for b in blocks):
+        for i, block in enumerate(blocks):
+            _replace(moments[i], block)
+    return moments, extra.astype(np.float32)
 
 
 class Reader:
@@ -99,9 +91,6 @@ class Reader:
     def __init__(self, row: NDArray[np.float64]) -> None:
         self._row = row
         self._at = 0
-
-    def left(self) -> bool:
-        return self._at < len(self._row)
 
     def take(self, n: int) -> NDArray[np.float64]:
         part = self._row[self._at : self._at + n]
