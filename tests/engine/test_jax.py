@@ -100,9 +100,7 @@ def test_a_program_gives_what_its_function_gives() -> None:
     x, w = jnp.asarray(X), jnp.ones((4, 2))
     program = jax_program.Program(function, x, {"w": w})
     read: dict[int, Any] = {}
-    found = program.run(
-        (x, {"w": w}), jnp.float32(1), lambda n, value: read.update({n: value}), lambda n: True
-    )
+    found = program.run((x, {"w": w}), jnp.float32(1), lambda n, value: read.update({n: value}))
     expected = function(x, {"w": w})
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.all(a == b)), found, expected))
     assert sorted(read) == [3, 7]
@@ -122,7 +120,7 @@ def test_a_value_that_only_a_reduction_reads_is_computed_aside() -> None:
     read: dict[int, Any] = {}
 
     def run(x: Any, one: Any) -> Any:
-        program.run((x,), one, lambda n, value: read.update({n: value}), lambda n: False)
+        program.run((x,), one, lambda n, value: read.update({n: value}))
         return read[0], read[1]
 
     text = str(jax.make_jaxpr(run)(x, jnp.float32(1)))

@@ -232,10 +232,7 @@ def _read_in_program(
         if program.shape(number) == tuple(tap.marked.shape):
             tap.read(value)
 
-    def elementwise(number: int) -> bool:
-        return taps[number].entry.is_elementwise
-
-    return program.run(args, one, read, elementwise)
+    return program.run(args, one, read)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -71,14 +71,13 @@ class Program:
         """The shape of a tapped value in the whole program (a `vmap` adds an axis)."""
         return tuple(self.taps[number].aval.shape)
 
-    def run(self, args: Any, one: Any, read: Read, elementwise: Callable[[int], bool]) -> Any:
+    def run(self, args: Any, one: Any, read: Read) -> Any:
         """Run the step on the arguments that it was traced for.
 
         Args:
             args: the arguments.
             one: a float32 scalar that holds 1 and whose value the compiler does not know.
             read: what is done with each tapped value.
-            elementwise: whether a tapped value may come out of a loop over one tensor.
 
         Returns:
             What the step returns.
@@ -95,12 +94,7 @@ class Program:
                 continue
             source = equation.invars[0]
             values[equation.outvars[0]] = _value(source, values)
-            if aside.is_needed(source):
-                value = aside.compute(source)
-            else:
-                value = _value(source, values)
-                value = _times(value, one) if elementwise(number) else value
-            read(number, value)
+            read(number, aside.copy(source))
         return jax.tree.unflatten(self._structure, [_value(v, values) for v in jaxpr.outvars])
 
 
@@ -143,6 +137,15 @@ class _Aside:
             and self._readers.end_in_reduction(atom)
         )
 
+    def copy(self, atom: Any) -> Any:
+        """The value, to be read by whatever operations."""
+        if self.is_needed(atom):
+            return self.compute(atom)
+        value = _value(atom, self._values)
+        if isinstance(atom, Literal) or self._readers.maker(atom) not in _LOOPS:
+            return value
+        return _times(value, self._one)
+
     def compute(self, atom: Any) -> Any:
         """The value again, by operations of its own."""
         if atom not in self._computed:
@@ -179,6 +182,7 @@ class _Readers:
         self._fresh = itertools.count()
         self._names: dict[Any, int] = {}
         self._ends: dict[int, bool] = {}
+        self._makers: dict[int, str] = {}
         nodes = list(self._nodes(jaxpr, self._names))
         results = [self._names[v] for v in jaxpr.outvars if isinstance(v, Var) and v in self._names]
         self._readers: dict[int, list[_Node | None]] = defaultdict(list)
@@ -206,6 +210,7 @@ class _Readers:
                 outputs = tuple(name(v) for v in equation.outvars)
                 effect = bool(equation.effects)
                 operation = equation.primitive.name
+                self._makers.update(dict.fromkeys(outputs, operation))
                 yield _Node(next(self._fresh), operation, tuple(inputs), outputs, effect)
                 continue
             inside = dict(zip(inner.invars, inputs, strict=True))
@@ -213,6 +218,10 @@ class _Readers:
             for outer, result in zip(equation.outvars, inner.outvars, strict=True):
                 known = not isinstance(result, Literal) and result in inside
                 names[outer] = inside[result] if known else next(self._fresh)
+
+    def maker(self, atom: Any) -> str | None:
+        """The operation that makes a value; None for an argument of the program."""
+        return self._makers.get(self._names[atom])
 
     def count(self, atom: Any) -> int:
         """How many operations of the compiled program read a value (its results count as one)."""
@@ -279,7 +288,8 @@ _CALLS = frozenset((
 ))
 _REDUCTIONS = frozenset((
     "argmax", "argmin", "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
-    "reduce_prod", "reduce_sum", "reduce_xor",
+    "reduce_prod", "reduce_sum", "reduce_window", "reduce_window_max", "reduce_window_min",
+    "reduce_window_sum", "reduce_xor",
 ))
 _LOOPS = frozenset((
     "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
