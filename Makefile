@@ -21,7 +21,7 @@ BACKENDS := jax tensorflow torch
 OLDEST_KERAS := 3.8.0
 # Of the same month: later releases of JAX removed what that Keras calls.
 OLDEST_JAX := 0.5.0
-PER_BACKEND := tests/engine tests/scope
+PER_BACKEND := tests/engine tests/scope tests/values
 TENSORFLOW := nojit or test_truth or test_tensorflow or sequential or convolutions or custom_step
 
 REQUIREMENTS := pyproject.toml requirements/constraints.txt

@@ -29,6 +29,7 @@ from fitscope.errors import UnsupportedError as UnsupportedError
 from fitscope.select.selector import select as select
 
 if TYPE_CHECKING:
+    from fitscope import layers as layers
     from fitscope.run.reader import Run as Run
     from fitscope.run.reader import open_run as open_run
     from fitscope.scope.instructions import Watch as Watch
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from fitscope.scope.preview import preview as preview
     from fitscope.scope.scope import Scope as Scope
     from fitscope.statistics.statistic import Statistic as Statistic
+    from fitscope.values.capture import capture as capture
+    from fitscope.values.capture import stateless_capture as stateless_capture
+    from fitscope.values.clone import clone_with_taps as clone_with_taps
 
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
@@ -44,13 +48,18 @@ _HOMES = {
     "Scope": "fitscope.scope.scope",
     "Statistic": "fitscope.statistics.statistic",
     "Watch": "fitscope.scope.instructions",
+    "capture": "fitscope.values.capture",
+    "clone_with_taps": "fitscope.values.clone",
     "open_run": "fitscope.run.reader",
     "preview": "fitscope.scope.preview",
+    "stateless_capture": "fitscope.values.capture",
     "watch": "fitscope.scope.instructions",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "layers":
+        return importlib.import_module("fitscope.layers")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'fitscope' has no attribute {name!r}")
@@ -72,9 +81,13 @@ __all__ = [
     "UnsupportedError",
     "Watch",
     "__version__",
+    "capture",
+    "clone_with_taps",
+    "layers",
     "open_run",
     "preview",
     "select",
+    "stateless_capture",
     "watch",
 ]
 

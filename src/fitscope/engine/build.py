@@ -35,6 +35,22 @@ class Engine(Protocol):
         ...
 
 
+def inspector() -> Any:
+    """What tells tensors, their shapes and their trace levels apart on the backend in use."""
+    backend = keras_internals.backend_name()
+    if backend == "jax":
+        from fitscope.engine.jax_engine import JaxDevice
+
+        return JaxDevice(traced=False)
+    if backend == "tensorflow":
+        from fitscope.engine.tensorflow_engine import TensorFlowDevice
+
+        return TensorFlowDevice()
+    from fitscope.engine.torch_engine import TorchDevice
+
+    return TorchDevice()
+
+
 def build(model: Any, plan: Plan) -> Engine:
     """The engine for `model` on the backend that Keras runs on."""
     backend = keras_internals.backend_name()

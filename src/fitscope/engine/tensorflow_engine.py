@@ -201,7 +201,7 @@ class TensorFlowEngine:
         return kept, unseen
 
     def _copied(self, slot: Slot) -> Slot:
-        """Read an elementwise output through one more loop; see `JaxDevice.measure`."""
+        """Read an elementwise output through one more loop; see docs/design.md, 7."""
         met: Met = slot.measured
         if not met.entry.is_elementwise:
             return slot

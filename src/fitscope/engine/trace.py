@@ -62,12 +62,22 @@ class Device(Protocol):
 
 
 class Trace:
-    """Wraps the layers of a plan for one pass."""
+    """Wraps the layers of a plan for one pass.
 
-    def __init__(self, plan: Plan, device: Device, *, symbolic: bool = False) -> None:
+    Args:
+        plan: which layers and tensors.
+        device: what is done with a tensor.
+        symbolic: whether symbolic tensors are met, too.
+        any_dtype: whether tensors that hold no floating-point numbers are wanted, too.
+    """
+
+    def __init__(
+        self, plan: Plan, device: Device, *, symbolic: bool = False, any_dtype: bool = False
+    ) -> None:
         self.plan = plan
         self.device = device
         self.symbolic = symbolic
+        self.any_dtype = any_dtype
         self.roots: list[Root] = []
         self.calls: Counter[int] = Counter()
         self.unseen: dict[str, Unseen] = {}
@@ -250,7 +260,7 @@ class Trace:
 
     def _obstacle(self, root: Root, site: Site) -> Unseen | None:
         name = named(site, None).name
-        if not site.dtype.startswith(("float", "bfloat")):
+        if not self.any_dtype and not site.dtype.startswith(("float", "bfloat")):
             return Unseen(
                 name,
                 f"holds {site.dtype}; statistics are defined for floating-point tensors",

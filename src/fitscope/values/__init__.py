@@ -1,0 +1,1 @@
+"""The tensors themselves: taken from a forward pass, or tapped in a clone."""
