@@ -32,7 +32,7 @@ class Reduced:
     """What is taken from one tensor where it is met."""
 
     shape: Shape
-    flat: Any
+    tensor: Any
     total: Any
     l1: Any
     m2: Any
@@ -51,11 +51,11 @@ def reduce(tensor: Any, zones: Zones, unit_axis: int) -> Reduced:
     shape = Shape(flat.shape[0], rows.shape[1], zones, count)
     if not shape.size:
         zero = jnp.zeros((), jnp.float32)
-        return Reduced(shape, flat, zero, zero, zero, zero[None], (), sample)
+        return Reduced(shape, x, zero, zero, zero, zero[None], (), sample)
     total = rows.sum()
     return Reduced(
         shape=shape,
-        flat=flat,
+        tensor=x,
         total=total,
         l1=jnp.abs(rows).sum(),
         m2=jnp.square(rows - total / shape.size).sum(),
@@ -135,7 +135,7 @@ def _all_blocks(found: Sequence[Reduced]) -> Any:
         for which, r in enumerate(found)
         for first in range(0, r.shape.size, BLOCK)
     ]
-    fetches = [_fetch(r.flat) for r in found]
+    fetches = [_fetch(r.tensor) for r in found]
 
     def vector(block: Any) -> Any:
         which, start, begin, end = block
@@ -153,8 +153,10 @@ def _place(first: int, size: int) -> tuple[int, int, int]:
     return start, first - start, min(size - start, BLOCK)
 
 
-def _fetch(flat: Any) -> Callable[[Any], Any]:
+def _fetch(tensor: Any) -> Callable[[Any], Any]:
     def fetch(start: Any) -> Any:
+        # Flattened here and not before the branch, or XLA would store it a second time for it.
+        flat = tensor.reshape(-1)
         if flat.shape[0] < BLOCK:
             return jnp.pad(flat, (0, BLOCK - flat.shape[0])).astype(jnp.float32)
         return lax.dynamic_slice(flat, (start,), (BLOCK,)).astype(jnp.float32)

@@ -10,8 +10,8 @@ result anew inside each loop that uses it, as long as every user is such a loop,
 the library call of a reduction, as long as nothing outside that call needs it. A reader of ours
 would be a user that is neither:
 
-* An elementwise output gets a copy that is one more loop: times a one that XLA does not know to
-  be one.
+* An elementwise output that only loops use gets a copy that is one more loop: times a one that
+  XLA does not know to be one.
 * A value that goes into a reduction and nowhere else may have no reader of ours, not even a loop.
   It is computed once more, aside, from values that are stored in any case (times that one, or XLA
   would notice that it is the same).
@@ -142,7 +142,7 @@ class _Aside:
         if self.is_needed(atom):
             return self.compute(atom)
         value = _value(atom, self._values)
-        if isinstance(atom, Literal) or self._readers.maker(atom) not in _LOOPS:
+        if isinstance(atom, Literal) or self._readers.is_stored(atom):
             return value
         return _times(value, self._one)
 
@@ -219,9 +219,22 @@ class _Readers:
                 known = not isinstance(result, Literal) and result in inside
                 names[outer] = inside[result] if known else next(self._fresh)
 
-    def maker(self, atom: Any) -> str | None:
-        """The operation that makes a value; None for an argument of the program."""
-        return self._makers.get(self._names[atom])
+    def is_stored(self, atom: Any) -> bool:
+        """Whether the program keeps the value in memory, whoever else reads it.
+
+        An argument and the result of a library call it keeps, and so what goes into one, or out of
+        the program: XLA does not compute anew in each loop what has to be stored for others.
+        """
+        name = self._names[atom]
+        return self._makers.get(name) not in _LOOPS or self._goes_into_library(name)
+
+    def _goes_into_library(self, name: int) -> bool:
+        return any(
+            reader is None
+            or reader.operation in _LIBRARY
+            or (reader.operation in _VIEWS and self._goes_into_library(reader.outputs[0]))
+            for reader in self._readers.get(name, ())
+        )
 
     def count(self, atom: Any) -> int:
         """How many operations of the compiled program read a value (its results count as one)."""
@@ -286,6 +299,8 @@ _CALLS = frozenset((
     "pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
     "custom_vjp_call_jaxpr",
 ))
+_LIBRARY = frozenset(("conv_general_dilated", "dot_general"))
+_VIEWS = frozenset(("reshape", "squeeze"))
 _REDUCTIONS = frozenset((
     "argmax", "argmin", "reduce", "reduce_and", "reduce_max", "reduce_min", "reduce_or",
     "reduce_prod", "reduce_sum", "reduce_window", "reduce_window_max", "reduce_window_min",
