@@ -42,6 +42,7 @@ test-all: test-common $(BACKENDS:%=test-%) test-oldest
 test-smoke: $(VENV)/.stamp-test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/scope/test_smoke.py tests/scope/test_conclusion.py $(ARGS)
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/engine -k "$(TENSORFLOW)" $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/values $(ARGS)
 
 test-common: $(VENV)/.stamp-test
 	KERAS_BACKEND=jax $(PYTEST) tests $(PER_BACKEND:%=--ignore=%) $(ARGS)

@@ -40,19 +40,29 @@ if TYPE_CHECKING:
     from fitscope.values.capture import capture as capture
     from fitscope.values.capture import stateless_capture as stateless_capture
     from fitscope.values.clone import clone_with_taps as clone_with_taps
+    from fitscope.values.stream import Batch as Batch
+    from fitscope.values.stream import Event as Event
+    from fitscope.values.stream import Stop as Stop
+    from fitscope.values.stream import Stream as Stream
+    from fitscope.values.stream import stream as stream
 
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
 _HOMES = {
+    "Batch": "fitscope.values.stream",
+    "Event": "fitscope.values.stream",
     "Run": "fitscope.run.reader",
     "Scope": "fitscope.scope.scope",
     "Statistic": "fitscope.statistics.statistic",
+    "Stop": "fitscope.values.stream",
+    "Stream": "fitscope.values.stream",
     "Watch": "fitscope.scope.instructions",
     "capture": "fitscope.values.capture",
     "clone_with_taps": "fitscope.values.clone",
     "open_run": "fitscope.run.reader",
     "preview": "fitscope.scope.preview",
     "stateless_capture": "fitscope.values.capture",
+    "stream": "fitscope.values.stream",
     "watch": "fitscope.scope.instructions",
 }
 
@@ -69,6 +79,8 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Batch",
+    "Event",
     "FitscopeError",
     "Run",
     "RunError",
@@ -78,6 +90,8 @@ __all__ = [
     "SelectionError",
     "Statistic",
     "StatisticError",
+    "Stop",
+    "Stream",
     "UnsupportedError",
     "Watch",
     "__version__",
@@ -88,6 +102,7 @@ __all__ = [
     "preview",
     "select",
     "stateless_capture",
+    "stream",
     "watch",
 ]
 

@@ -17,14 +17,16 @@ import jax.extend.core
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.core import Tracer
 
 from fitscope.engine import jax_kernel, jax_program, keras_internals, raw_rows
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Reading, Row
-from fitscope.engine.plan import Plan
+from fitscope.engine.layout import Kept, Layout, Reading, Row
+from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS
 from fitscope.errors import StatisticError
+from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
@@ -44,20 +46,22 @@ class Tap:
         number: its name in the traced program.
         entry: whose it is.
         port: at which port.
-        statistics: user statistics to compute beside the built-in ones.
+        wanted: what is to be taken of it.
         marked: the tapped tensor, as the trace knows it.
         reduced: the reductions, once the value was read.
         extra: the states of the user statistics.
+        value: the tensor itself, if it is wanted and was read.
         problem: why the value could not be reduced.
     """
 
     number: int
     entry: Entry
     port: str
-    statistics: tuple[Any, ...]
+    wanted: Wanted
     marked: Any
     reduced: jax_kernel.Reduced | None = None
     extra: tuple[Any, ...] = ()
+    value: Any = None
     problem: str | None = None
 
     def read(self, x: Any) -> None:
@@ -65,9 +69,11 @@ class Tap:
         try:
             zones = self.entry.zones(self.port)
             reduced = jax_kernel.reduce(x, zones, self.entry.unit_axis(x.ndim))
-            if self.statistics:
+            if self.wanted.keeps:
+                self.value = x
+            if self.wanted.statistics:
                 x = x.astype(jnp.float32)
-                self.extra = tuple(user_state(s, x) for s in self.statistics)
+                self.extra = tuple(user_state(s, x) for s in self.wanted.statistics)
             self.reduced = reduced
         except StatisticError:
             raise
@@ -106,13 +112,13 @@ class JaxDevice:
     def level(self) -> object:
         return get_opaque_trace_state(convention="fitscope")
 
-    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Tap:
+    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Tap:
         number = len(self.taps)
-        made = Tap(number, entry, port, statistics, jax_program.tap(tensor, number))
+        made = Tap(number, entry, port, wanted, jax_program.tap(tensor, number))
         self.taps.append(made)
         if not self.traced:
             value = jax.lax.stop_gradient(tensor)
-            if not isinstance(value, jax.core.Tracer):
+            if not isinstance(value, Tracer):
                 made.read(value)
         return made
 
@@ -159,7 +165,7 @@ class JaxEngine:
         def one_step(state: Any, data: Any) -> Any:
             traced = len(self._traced_steps)
             try:
-                outputs, state, (key, row, histograms) = step(state, data, one)
+                outputs, state, (key, row, histograms, values) = step(state, data, one)
             except StatisticError:
                 raise
             except Exception as error:
@@ -168,7 +174,7 @@ class JaxEngine:
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            emit(SegmentRow(self._traced_steps, key, row, histograms))
+            emit(SumsRow(self._traced_steps, key, row, histograms, values, data))
             return outputs, state
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
@@ -216,9 +222,12 @@ class JaxEngine:
         lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
         layout = Layout.of(slots, lengths, [*trace.not_fired(), *lost])
         shapes = tuple(reduced.shape for reduced in found)
-        self._traced_steps.append(_TracedStep(layout, shapes, sum(map(sum, lengths))))
+        keep = [slot for slot in slots if slot.wanted.keeps]
+        kept = tuple(slot.site for slot in keep)
+        self._traced_steps.append(_TracedStep(layout, shapes, sum(map(sum, lengths)), kept))
         key = jnp.int32(len(self._traced_steps) - 1)
-        return key, jax_kernel.row(found, extra), jax_kernel.histograms(found)
+        values = [slot.measured.value for slot in keep]
+        return key, jax_kernel.row(found, extra), jax_kernel.histograms(found), values
 
 
 def _read_in_program(
@@ -243,19 +252,28 @@ class _TracedStep:
     shapes: tuple[raw_rows.Shape, ...]
     states: int
     """Length of the user statistics' states together."""
+    kept: tuple[Site, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SegmentRow:
+class SumsRow:
     """A row of `raw_rows` and the histograms beside it, still on the device."""
 
     steps: Sequence[_TracedStep]
     key: Any
     row: Any
     histograms: Any
+    values: Sequence[Any]
+    data: Any
 
     def arrays(self) -> Sequence[Any]:
         return self.key, self.row, self.histograms
+
+    @property
+    def kept(self) -> Kept | None:
+        if not self.values:
+            return None
+        return Kept(self.steps[int(self.key)].kept, self.values, self.data)
 
     def read(self) -> Reading:
         step = self.steps[int(self.key)]

@@ -209,8 +209,9 @@ class _Readers:
             if inner is None:
                 outputs = tuple(name(v) for v in equation.outvars)
                 effect = bool(equation.effects)
-                operation = equation.primitive.name
-                self._makers.update(dict.fromkeys(outputs, operation))
+                operation = str(equation.primitive.name)
+                for output in outputs:
+                    self._makers[output] = operation
                 yield _Node(next(self._fresh), operation, tuple(inputs), outputs, effect)
                 continue
             inside = dict(zip(inner.invars, inputs, strict=True))

@@ -46,7 +46,7 @@ class Layout:
         extras: list[Extra] = []
         offset = 0
         for index, (slot, lengths) in enumerate(zip(slots, extra_lengths, strict=True)):
-            for statistic, length in zip(slot.statistics, lengths, strict=True):
+            for statistic, length in zip(slot.wanted.statistics, lengths, strict=True):
                 extras.append(Extra(index, statistic, offset, length))
                 offset += length
         return cls(tuple(s.site for s in slots), tuple(extras), tuple(unseen))
@@ -62,6 +62,26 @@ class Row(Protocol):
     def read(self) -> Reading:
         """Wait for the arrays and read them, on the host."""
         ...
+
+    @property
+    def kept(self) -> Kept | None:
+        """The tensors that left the step, where any was wanted."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """Tensors that left a step as they are, still on the device.
+
+    Attributes:
+        sites: whose they are.
+        tensors: one for each site.
+        data: what the step was given, as Keras' data adapters make it.
+    """
+
+    sites: tuple[Site, ...]
+    tensors: Sequence[Any]
+    data: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +120,7 @@ class VectorRow:
     moments: Any
     histograms: Any
     extra: Any
+    kept: Kept | None = None
 
     def arrays(self) -> Sequence[Any]:
         return self.moments, self.histograms, self.extra
@@ -117,6 +138,15 @@ class VectorRow:
 
 def to_host(array: Any) -> np.ndarray[Any, Any]:
     """A NumPy array of a tensor of any backend."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-    return np.asarray(array)
+    if not hasattr(array, "detach"):
+        return np.asarray(array)
+    array = array.detach().cpu()
+    if str(array.dtype) != "torch.bfloat16":
+        return np.asarray(array)
+    try:
+        import ml_dtypes
+    except ImportError:  # NumPy has no such type of its own
+        return np.asarray(array.float())
+    import torch
+
+    return np.asarray(array.view(torch.int16)).view(ml_dtypes.bfloat16)

@@ -26,6 +26,20 @@ class Want:
     statistics: tuple[Any, ...] = ()
     """User-defined statistics, computed beside the built-in ones."""
 
+    keeps: bool = False
+    """Whether the tensor itself is wanted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is to be taken of one tensor."""
+
+    statistics: tuple[Any, ...]
+    """User statistics, beside the built-in ones."""
+
+    keeps: bool
+    """Whether the tensor leaves the step, too."""
+
 
 class Plan:
     """The wanted tensors of one model.
@@ -40,7 +54,7 @@ class Plan:
         self.wants = tuple(wants)
         self.entries = entries(model)
         self.ports = frozenset().union(*(want.ports for want in self.wants))
-        self._known: dict[Any, tuple[Site, tuple[Any, ...] | None]] = {}
+        self._known: dict[Any, tuple[Site, Wanted | None]] = {}
         self.candidates: list[Entry] = []
         self.static_unseen: list[Unseen] = []
         for entry in self.entries:
@@ -80,8 +94,8 @@ class Plan:
 
     def lookup(
         self, entry: Entry, call: int, port: str, leaf: Leaf, shape: Any, dtype: str
-    ) -> tuple[Site, tuple[Any, ...] | None]:
-        """The site of a tensor, and the user statistics to compute there (None: not watched)."""
+    ) -> tuple[Site, Wanted | None]:
+        """The site of a tensor, and what is to be taken of it (None: nothing)."""
         key = (id(entry.target), call, port, leaf, tuple(shape), dtype)
         found = self._known.get(key)
         if found is None:
@@ -89,9 +103,9 @@ class Plan:
             found = self._known[key] = (site, self._wanted(site))
         return found
 
-    def _wanted(self, site: Site) -> tuple[Any, ...] | None:
-        chosen: dict[int, Any] | None = None
-        for want in self.wants:
-            if site.port in want.ports and want.matches(site):
-                chosen = {**(chosen or {}), **{id(s): s for s in want.statistics}}
-        return None if chosen is None else tuple(chosen.values())
+    def _wanted(self, site: Site) -> Wanted | None:
+        wants = [w for w in self.wants if site.port in w.ports and w.matches(site)]
+        if not wants:
+            return None
+        statistics = {id(s): s for want in wants for s in want.statistics}
+        return Wanted(tuple(statistics.values()), any(want.keeps for want in wants))

@@ -14,7 +14,7 @@ from fitscope.engine import keras_internals
 from fitscope.engine import tensorflow_fusion as fusion
 from fitscope.engine.entry import Entry
 from fitscope.engine.layout import Row
-from fitscope.engine.plan import Plan
+from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.tensorflow_ring import Met, Ring
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.errors import StatisticError, UnsupportedError
@@ -51,8 +51,8 @@ class TensorFlowDevice:
     def level(self) -> object:
         return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
-    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Met:
-        return Met(tensor, entry, port, statistics)
+    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Met:
+        return Met(tensor, entry, port, wanted)
 
     def finish(self, root: Root) -> None:
         if root.level is self.step_level:
@@ -139,7 +139,7 @@ class TensorFlowEngine:
                 outputs = run(data)
             with _not_the_users(failed):
                 slots, unseen = self._measurable(trace, device)
-                ring.write(slots, unseen)
+                ring.write(slots, unseen, data)
             return outputs
 
         return observed_step
@@ -175,7 +175,7 @@ class TensorFlowEngine:
                 ((key, tensors),) = found.items()
                 slots, unseen = traced[int(key)]
                 slots = [_of(s, t) for s, t in zip(slots, tensors, strict=True)]
-                ring.write(slots, unseen)
+                ring.write(slots, unseen, data)
             return outputs
 
         return observed_step

@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from fitscope.engine import tensorflow_kernel
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout
+from fitscope.engine.layout import Kept, Layout
+from fitscope.engine.plan import Wanted
 from fitscope.engine.tensorflow_kernel import LARGE, Kind, Reduced
 from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
+from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
 
@@ -26,7 +28,7 @@ class Met:
     tensor: Any
     entry: Entry
     port: str
-    statistics: tuple[Any, ...]
+    wanted: Wanted
 
 
 def user_state(statistic: Any, x: Any) -> Any:
@@ -58,17 +60,29 @@ class Ring:
         """Whether an execution was begun whose rows were neither read nor given up."""
         self.keys = _variable((depth,), tf.int32)
 
-    def write(self, slots: list[Slot], unseen: list[Unseen]) -> None:
+    def write(self, slots: list[Slot], unseen: list[Unseen], data: Any) -> None:
+        """In a step: put its rows where the host finds them.
+
+        Args:
+            slots: what was met, in order.
+            unseen: what was not.
+            data: what the step was given; it leaves the step together with kept tensors.
+        """
         states, found = [], []
         for place, slot in enumerate(slots):
             met: Met = slot.measured
-            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if met.statistics else None
-            states.append([user_state(s, x) for s in met.statistics])
+            statistics = met.wanted.statistics
+            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
+            states.append([user_state(s, x) for s in statistics])
             found.append(Reduced(met.tensor, _kind(met), place))
         layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]
         row = tensorflow_kernel.row(found, [state for own in states for state in own])
-        key = self._place(layout, kinds, row)
+        keep = [slot for slot in slots if slot.wanted.keeps]
+        key = self._place(layout, kinds, row, keep, data)
+        kept = self.traced[key].kept
+        if kept is not None:
+            kept.write(keep, data)
         at = (self.cursor % self.depth)[None]
         self.keys.scatter_update(tf.IndexedSlices(tf.constant([key]), at))
         for name, value in row.items():
@@ -79,7 +93,9 @@ class Ring:
                 variable.scatter_update(tf.IndexedSlices(value[None], at))
         self.cursor.assign_add(1)
 
-    def _place(self, layout: Layout, kinds: list[Kind], row: dict[str, Any]) -> int:
+    def _place(
+        self, layout: Layout, kinds: list[Kind], row: dict[str, Any], keep: list[Slot], data: Any
+    ) -> int:
         """The number of the traced step these rows belong to; makes its variables."""
         shapes = {n: tuple(v.shape) for n, v in row.items()}
         if tf.executing_eagerly():
@@ -94,7 +110,8 @@ class Ring:
                 n: thread.submit(_variable, (self.depth, *shapes[n]), v.dtype).result()
                 for n, v in row.items()
             }
-        self.traced.append(_Traced(layout, kinds, shapes, variables))
+        kept = _Keeping.of(keep, data, self.depth) if keep else None
+        self.traced.append(_Traced(layout, kinds, shapes, variables, kept))
         return len(self.traced) - 1
 
     def begin(self) -> None:
@@ -107,6 +124,9 @@ class Ring:
         """Give up what was written since the last read; whether there was anything."""
         before, self.taken = self.taken, int(self.cursor)
         self.unread = False
+        for traced in self.traced:
+            if traced.kept is not None:
+                traced.kept.clear()
         return self.taken > before
 
     def read(self) -> list[SumsRow]:
@@ -121,10 +141,12 @@ class Ring:
             for key in {int(keys[i]) for i in places}
         }
         # A step in which nothing was seen has a row, too: it says what was not seen.
-        return [
-            SumsRow(self.traced[keys[i]].layout, self.traced[keys[i]].kinds, i, arrays[keys[i]])
-            for i in places
-        ]
+        return [self._row(self.traced[keys[i]], i, arrays[keys[i]]) for i in places]
+
+    @staticmethod
+    def _row(traced: _Traced, place: int, arrays: Any) -> SumsRow:
+        kept = None if traced.kept is None else traced.kept.read()
+        return SumsRow(traced.layout, traced.kinds, place, arrays, kept)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,6 +157,53 @@ class _Traced:
     kinds: list[Kind]
     shapes: dict[str, Any]
     variables: dict[str, Any]
+    kept: _Keeping | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Keeping:
+    """A queue through which tensors leave the steps of one traced signature.
+
+    Their sizes may differ from step to step, which those of a variable may not under XLA.
+    """
+
+    sites: tuple[Site, ...]
+    data: Any
+    """What a step is given, with None where nothing leaves it."""
+    queue: Any
+
+    @classmethod
+    def of(cls, slots: list[Slot], data: Any, depth: int) -> _Keeping:
+        dtypes = [slot.measured.tensor.dtype for slot in slots]
+        dtypes += [tensor.dtype for tensor in tf.nest.flatten(data) if _leaves(tensor)]
+        with ThreadPoolExecutor(1) as thread:
+            queue = thread.submit(tf.queue.FIFOQueue, depth, dtypes).result()
+        structure = tf.nest.map_structure(lambda t: True if _leaves(t) else None, data)
+        return cls(tuple(slot.site for slot in slots), structure, queue)
+
+    def write(self, slots: list[Slot], data: Any) -> None:
+        """In a step: put its tensors into the queue."""
+        tensors = [slot.measured.tensor for slot in slots]
+        self.queue.enqueue([*tensors, *filter(_leaves, tf.nest.flatten(data))])
+
+    def read(self) -> Kept:
+        """The tensors of the oldest step in the queue."""
+        found = self.queue.dequeue()
+        found = list(found) if isinstance(found, (list, tuple)) else [found]
+        count = len(self.sites)
+        rest = iter(found[count:])
+        flat = [None if held is None else next(rest) for held in tf.nest.flatten(self.data)]
+        return Kept(self.sites, found[:count], tf.nest.pack_sequence_as(self.data, flat))
+
+    def clear(self) -> None:
+        """Forget the tensors of steps that nobody reads."""
+        for _ in range(int(self.queue.size())):
+            self.queue.dequeue()
+
+
+def _leaves(part: Any) -> bool:
+    """Whether a part of a step's data is carried out; ragged and sparse tensors are not."""
+    return isinstance(part, tf.Tensor)
 
 
 def _kind(met: Met) -> Kind:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fitscope.engine.layout import Layout, Reading, to_host
+from fitscope.engine.layout import Kept, Layout, Reading, to_host
 from fitscope.engine.raw_rows import Reader, Shape, bare, read_units
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
@@ -38,6 +38,7 @@ class SumsRow:
     """The place of this step in the arrays, which hold those of one execution."""
     steps: Mapping[str, Any]
     """By name, what `tensorflow_kernel.row` gives, of all steps; empty where nothing was seen."""
+    kept: Kept | None = None
 
     def arrays(self) -> Sequence[Any]:
         return ()

@@ -11,8 +11,8 @@ import torch
 
 from fitscope.engine import torch_kernel
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Layout, Row, VectorRow
-from fitscope.engine.plan import Plan
+from fitscope.engine.layout import Kept, Layout, Row, VectorRow
+from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.trace import Root, Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import StatisticError
@@ -28,6 +28,8 @@ class Measured:
     moments: Any
     sample: Any
     extra: tuple[Any, ...]
+    value: Any
+    """A copy of the tensor itself, if it is wanted: a later layer may work in place."""
 
 
 class TorchDevice:
@@ -46,16 +48,16 @@ class TorchDevice:
         # Inside vmap and the other function transforms a tensor stands for many.
         return _current_level() if _current_level is not None else None
 
-    def measure(
-        self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]
-    ) -> Measured:
+    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Measured:
         with torch.no_grad():
             taken, count = torch_kernel.sample(tensor)
             vector = torch_kernel.moments(
                 tensor, entry.zones(port), entry.unit_axis(tensor.ndim), count
             )
-            x = tensor.detach().float() if statistics else None
-            return Measured(vector, taken, tuple(user_state(s, x) for s in statistics))
+            x = tensor.detach().float() if wanted.statistics else None
+            states = tuple(user_state(s, x) for s in wanted.statistics)
+            value = tensor.detach().clone() if wanted.keeps else None
+            return Measured(vector, taken, states, value)
 
     def finish(self, root: Root) -> None:
         del root
@@ -112,7 +114,7 @@ class TorchEngine:
             with trace.installed():
                 outputs = run(data)
             try:
-                emit(self._rows(trace))
+                emit(self._rows(trace, data[0]))
             except StatisticError:
                 raise
             except Exception as error:
@@ -126,7 +128,7 @@ class TorchEngine:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    def _rows(self, trace: Trace) -> VectorRow:
+    def _rows(self, trace: Trace, data: Any) -> VectorRow:
         slots = [slot for root in trace.roots for slot in root.slots]
         with torch.no_grad():
             moments = (
@@ -154,4 +156,7 @@ class TorchEngine:
                 f"The states of user statistics had the lengths {known} in an earlier step, and "
                 f"have {lengths} now; update must return a 1-D float32 tensor of fixed length."
             )
-        return VectorRow([layout], 0, moments, histograms, extra)
+        kept = [i for i, slot in enumerate(slots) if slot.wanted.keeps]
+        sites = tuple(layout.sites[i] for i in kept)
+        values = Kept(sites, [slots[i].measured.value for i in kept], data) if kept else None
+        return VectorRow([layout], 0, moments, histograms, extra, values)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry, named
 from fitscope.engine.leaves import Leaf, leaves
-from fitscope.engine.plan import Plan
+from fitscope.engine.plan import Plan, Wanted
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -28,7 +28,7 @@ class Slot:
 
     site: Site
     measured: Any
-    statistics: tuple[Any, ...]
+    wanted: Wanted
 
 
 @dataclasses.dataclass
@@ -54,7 +54,7 @@ class Device(Protocol):
         """A token that differs inside loops, conditionals and nested function traces."""
         ...
 
-    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Any: ...
+    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any: ...
 
     def finish(self, root: Root) -> None:
         """Called when a forward pass ends, still inside the trace it ran in."""
@@ -242,21 +242,21 @@ class Trace:
     ) -> None:
         dtype = self.device.dtype(tensor)
         shape = self.device.shape(tensor)
-        site, statistics = self.plan.lookup(entry, call, port, leaf, shape, dtype)
-        if statistics is None:
+        site, wanted = self.plan.lookup(entry, call, port, leaf, shape, dtype)
+        if wanted is None:
             return
         problem = self._obstacle(root, site)
         if problem is not None:
             self.unseen.setdefault(problem.site, problem)
             return
         # A torch tensor that was changed in place counts so.
-        how = (statistics, entry.zones(port), getattr(tensor, "_version", 0))
+        how = (wanted, entry.zones(port), getattr(tensor, "_version", 0))
         if self._last is not None and self._last[0] is tensor and self._last[2] == how:
             measured = self._last[1]  # a block that hands on the tensor of its last layer
         else:
-            measured = self.device.measure(tensor, entry, port, statistics)
+            measured = self.device.measure(tensor, entry, port, wanted)
             self._last = (tensor, measured, how)
-        root.slots.append(Slot(site, measured, statistics))
+        root.slots.append(Slot(site, measured, wanted))
 
     def _obstacle(self, root: Root, site: Site) -> Unseen | None:
         name = named(site, None).name

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
+from fitscope.values.stream import Event, Stop, Stream
 
 BEAT_SECONDS = 1.0
 IDLE_SECONDS = 1.5
@@ -29,6 +29,9 @@ _BEAT, _STOP = object(), object()
 
 LIMIT = 256
 """Observed steps that may wait; when the thread falls behind further, the oldest are dropped."""
+
+STREAM_LIMIT = 64
+"""Steps with values for streams that may wait; the training waits for the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,15 @@ class Pending:
     step: int
     epoch: int
     phase: str
+    streams: Sequence[Stream] = ()
+    """Which streams want its values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _PassEnd:
+    """An epoch or evaluation is over."""
+
+    phase: str
 
 
 class Drain:
@@ -46,14 +58,20 @@ class Drain:
 
     Args:
         writer: where the records go.
+        stop_training: called when a stream asks for it.
     """
 
-    def __init__(self, writer: RunWriter) -> None:
+    def __init__(self, writer: RunWriter, stop_training: Callable[[], None]) -> None:
         self.writer = writer
         self.dropped = 0
         self._latest: dict[str, tuple[list[str], Any, Any]] = {}
         self._sites: dict[str, Site] = {}
         self._indices: dict[int, tuple[Layout, list[int]]] = {}
+        self._stop_training = stop_training
+        self._room = threading.Semaphore(STREAM_LIMIT)
+        self._held: dict[int, tuple[Stream, Event]] = {}
+        """By stream, the newest event of a pass whose last one is wanted."""
+        self._complained: set[int] = set()
         self._queue: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._failed = False
@@ -78,11 +96,25 @@ class Drain:
             self._thread.start()
 
     def put(self, pending: Pending) -> None:
-        if self._queue.qsize() >= LIMIT:
-            with contextlib.suppress(queue.Empty):
-                self._queue.get_nowait()
-                self.dropped += 1
+        if pending.streams:
+            while not self._room.acquire(timeout=IDLE_SECONDS):
+                self.start()  # the thread may have ended by itself
+        elif self._queue.qsize() >= LIMIT:
+            self._drop_oldest()
         self._queue.put(pending)
+        self.start()
+
+    def _drop_oldest(self) -> None:
+        with self._queue.mutex:
+            for place, work in enumerate(self._queue.queue):
+                if isinstance(work, Pending) and not work.streams:
+                    del self._queue.queue[place]
+                    self.dropped += 1
+                    return
+
+    def end_of_pass(self, phase: str) -> None:
+        """An epoch or evaluation is over."""
+        self._queue.put(_PassEnd(phase))
         self.start()
 
     def beat(self) -> None:
@@ -124,8 +156,17 @@ class Drain:
     def _handle(self, work: Any) -> None:
         if work is _BEAT:
             self._guarded(self.writer.heartbeat)
+        elif isinstance(work, _PassEnd):
+            for stream, event in [h for h in self._held.values() if h[1].phase == work.phase]:
+                del self._held[id(stream)]
+                self._tell_stream(stream, event)
         elif work is not _STOP:
             self._guarded(self._record, work)
+            try:
+                self._guarded(self._stream, work)
+            finally:
+                if work.streams:
+                    self._room.release()
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
         """Nothing that goes wrong here may reach the training; it is told once."""
@@ -166,6 +207,34 @@ class Drain:
         self.writer.append(record)
         names = [layout.sites[i].name for i in fired]
         self._latest[pending.phase] = (names, record.moments, counts)
+
+    def _stream(self, pending: Pending) -> None:
+        """Hand the values of a step to the streams that want them."""
+        kept = pending.row.kept if pending.streams else None
+        if kept is None:
+            return
+        for stream in pending.streams:
+            event = stream.event(kept, pending.step, pending.epoch, pending.phase)
+            if not event.values:
+                continue
+            if stream.at == "epoch_end":
+                self._held[id(stream)] = (stream, event)
+            else:
+                self._tell_stream(stream, event)
+
+    def _tell_stream(self, stream: Stream, event: Event) -> None:
+        try:
+            stream.function(event)
+        except Stop:
+            self._stop_training()
+        except Exception:
+            if id(stream) not in self._complained:
+                self._complained.add(id(stream))
+                tell(
+                    f"The function of fs.stream({stream.selector!r}, ...) failed at {event.phase} "
+                    f"step {event.step}; training goes on, and it is called again. The first cause "
+                    "was:\n" + traceback.format_exc(limit=-6)
+                )
 
     def _results(self, statistic: Any, state: Any) -> dict[str, float]:
         """What a user statistic makes of its state; what fails leaves the built-in ones alone."""

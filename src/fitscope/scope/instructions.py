@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Union
 
 from fitscope.errors import SelectionError, StatisticError
 from fitscope.select.naming import PORTS
 from fitscope.select.selector import Selector
 from fitscope.select.selector import select as as_selector
 from fitscope.statistics.statistic import Statistic, check_statistic
+from fitscope.values.stream import Stream
+
+Instruction = Union["Watch", Stream]
+"""What a scope accepts."""
 
 WATCHABLE = ("output", "input", "preactivation")
 """The ports that can be watched so far."""
@@ -23,6 +27,9 @@ class Watch:
     selector: Selector
     ports: tuple[str, ...]
     statistics: tuple[Statistic, ...] = ()
+
+    keeps = False
+    """The tensors themselves stay in the step."""
 
     def describe(self) -> dict[str, Any]:
         """For the run's `run.json`."""

@@ -11,11 +11,11 @@ import keras
 
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry
-from fitscope.engine.plan import Plan
+from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.trace import Root, Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import UnsupportedError
-from fitscope.scope.instructions import Watch, watch
+from fitscope.scope.instructions import Instruction, watch
 from fitscope.scope.session import make_plan
 from fitscope.select.nearest import no_match
 from fitscope.select.site import Site
@@ -99,7 +99,7 @@ class Preview:
         return str(self)
 
 
-def preview(model: Any, *instructions: Watch, batch_size: int = 32) -> Preview:
+def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Preview:
     """List the sites of a model that instructions select; nothing is run.
 
     Args:
@@ -157,7 +157,7 @@ def _caution(model: Any) -> str | None:
     )
 
 
-def _selects(instruction: Watch, sites: Sequence[Site], unseen: Sequence[Unseen]) -> bool:
+def _selects(instruction: Instruction, sites: Sequence[Site], unseen: Sequence[Unseen]) -> bool:
     if any(site.port in instruction.ports and instruction.selector.matches(site) for site in sites):
         return True
     return bool(unseen)
@@ -197,8 +197,8 @@ class _Shapes:
     def level(self) -> object:
         return None
 
-    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Any:
-        del tensor, entry, port, statistics
+    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any:
+        del tensor, entry, port, wanted
 
     def finish(self, root: Root) -> None:
         del root

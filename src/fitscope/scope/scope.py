@@ -21,13 +21,14 @@ from fitscope.errors import FitscopeError, RunExistsError, UnsupportedError
 from fitscope.run.writer import RunWriter
 from fitscope.scope.conclusion import Conclusion, say
 from fitscope.scope.graph import output_paths
-from fitscope.scope.instructions import Watch, watch
+from fitscope.scope.instructions import Instruction, Watch, watch
 from fitscope.scope.preview import Preview
 from fitscope.scope.preview import preview as make_preview
 from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.scope.tell import tell
 from fitscope.select.unseen import Unseen
+from fitscope.values.stream import Stream
 
 if TYPE_CHECKING:
     from fitscope.run.reader import Run
@@ -41,7 +42,8 @@ class Scope(keras.callbacks.Callback):
     through Keras' own function, untouched. Training is bit-identical either way.
 
     Args:
-        *instructions: what to do, made by `fs.watch`; without any, every layer output is watched.
+        *instructions: what to do, made by `fs.watch` and `fs.stream`; without any, every layer
+            output is watched.
         run: a new directory to write the run to, or None to keep it in memory.
         budget: the share of training time that watching may take; it decides how many steps are
             observed.
@@ -64,14 +66,14 @@ class Scope(keras.callbacks.Callback):
 
     def __init__(
         self,
-        *instructions: Watch,
+        *instructions: Instruction,
         run: str | os.PathLike[str] | None = None,
         budget: float = 0.02,
         every: int | None = None,
     ) -> None:
         super().__init__()
         keras_internals.check()
-        self._watches = _checked(instructions)
+        self._instructions = _checked(instructions)
         self._schedule = _schedule(budget, every)
         self._config = {"budget": budget, "every": every}
         self._path = None if run is None else Path(run)
@@ -188,7 +190,7 @@ class Scope(keras.callbacks.Callback):
             SelectionError: an instruction matches nothing in this model.
             UnsupportedError: the model is not built.
         """
-        return make_preview(model, *self._watches, batch_size=batch_size)
+        return make_preview(model, *self._instructions, batch_size=batch_size)
 
     def latest(self, phase: str = "train") -> dict[str, dict[str, Any]]:
         """The statistics of the last recorded step of a phase.
@@ -215,6 +217,7 @@ class Scope(keras.callbacks.Callback):
         self._last_epoch = epoch + self._epoch_shift
         if self._session is not None:
             self._session.epoch = self._last_epoch
+            self._session.pass_steps["train"] = (self.params or {}).get("steps")
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._session is not None:
@@ -277,7 +280,7 @@ class Scope(keras.callbacks.Callback):
         self.runs.append(writer.run)
         self._last_epoch = -1
         self._conclusion = Conclusion()
-        return Session(model, self._watches, writer, self._schedule)
+        return Session(model, self._instructions, writer, self._schedule)
 
     def _next_path(self) -> Path | None:
         if self._path is None or not self.runs:
@@ -287,7 +290,7 @@ class Scope(keras.callbacks.Callback):
     def _describe(self, model: Any) -> dict[str, Any]:
         return {
             **self._config,
-            "instructions": [w.describe() for w in self._watches],
+            "instructions": [i.describe() for i in self._instructions],
             "model": model.name,
             "model_class": type(model).__name__,
             "outputs": output_paths(
@@ -341,11 +344,12 @@ def _check_free(path: Path) -> None:
         )
 
 
-def _checked(instructions: tuple[Any, ...]) -> tuple[Watch, ...]:
+def _checked(instructions: tuple[Any, ...]) -> tuple[Instruction, ...]:
     for instruction in instructions:
-        if not isinstance(instruction, Watch):
+        if not isinstance(instruction, (Watch, Stream)):
             raise FitscopeError(
-                f"Scope({instruction!r}): expected instructions made by fs.watch(...), for example "
+                f"Scope({instruction!r}): expected instructions made by fs.watch(...) or "
+                "fs.stream(...), for example "
                 f"fs.Scope(fs.watch({instruction if isinstance(instruction, str) else '**'!r})). "
                 "The run directory and the other settings are given by name."
             )

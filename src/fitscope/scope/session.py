@@ -22,11 +22,12 @@ from fitscope.errors import (
 from fitscope.run.writer import RunWriter
 from fitscope.scope.drain import Drain, Pending
 from fitscope.scope.graph import describe_model
-from fitscope.scope.instructions import Watch
+from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
 from fitscope.scope.tell import tell
 from fitscope.select.nearest import no_match
 from fitscope.select.unseen import Unseen
+from fitscope.values.stream import Stream
 
 ATTRIBUTES = {
     "train": "train_function",
@@ -42,7 +43,7 @@ class Session:
 
     Args:
         model: a compiled Keras model.
-        watches: the instructions.
+        instructions: what to do.
         writer: the run.
         schedule: makes the schedule of one phase.
     """
@@ -50,13 +51,13 @@ class Session:
     def __init__(
         self,
         model: Any,
-        watches: Sequence[Watch],
+        instructions: Sequence[Instruction],
         writer: RunWriter,
         schedule: Callable[[], Schedule],
     ) -> None:
         self.model = model
         self.writer = writer
-        self.drain = Drain(writer)
+        self.drain = Drain(writer, self._stop_training)
         self.broken: str | None = None
         self.steps = dict.fromkeys(ATTRIBUTES, 0)
         self.observed_steps = dict.fromkeys(ATTRIBUTES, 0)
@@ -64,7 +65,11 @@ class Session:
         """Of all executions but the first plain and the first observed one, which compile."""
         self.compile_seconds = 0.0
         self.epoch = 0
-        self._watches = tuple(watches)
+        self._instructions = tuple(instructions)
+        self._streams = [i for i in self._instructions if isinstance(i, Stream)]
+        self._watching = len(self._streams) < len(self._instructions)
+        self.pass_steps: dict[str, int | None] = dict.fromkeys(ATTRIBUTES)
+        """How many steps an epoch or evaluation has, where it is known beforehand."""
         self._make_schedule = schedule
         self._schedules: dict[str, Schedule] = {}
         self._plan: Plan | None = None
@@ -88,7 +93,7 @@ class Session:
         is not used. Its layers are.
         """
         if self._plan is None and (self.model.built or self._trained):
-            self._plan = make_plan(self.model, self._watches)
+            self._plan = make_plan(self.model, self._instructions)
             self.writer.set_graph(describe_model(self.model, self._plan))
             self.writer.add_unseen(self._plan.static_unseen)
         return self._plan
@@ -126,10 +131,18 @@ class Session:
         self.drain.beat()
         if self.broken is not None or os.getpid() != self.pid:
             return False
-        observing = schedule.due(first, length) and self.plan() is not None
+        due = (self._watching and schedule.due(first, length)) or any(
+            self._due(phase, step) for step in range(first, first + length)
+        )
+        observing = due and self.plan() is not None
         self._trained = True
         self._timer = (now, observing)
         return observing
+
+    def _due(self, phase: str, step: int) -> list[Stream]:
+        """The streams that want the values of a step."""
+        place, length = step - self._base[phase], self.pass_steps[phase]
+        return [s for s in self._streams if s.is_due(phase, step, place, length)]
 
     def end_of_pass(self, phase: str, known_steps: int | None) -> None:
         """An epoch or evaluation is over; `known_steps` is its length where Keras knows it."""
@@ -143,6 +156,8 @@ class Session:
             count = min(count, known_steps)
         self._base[phase] += count
         self.steps[phase] = self._base[phase]
+        if count and self._streams:
+            self.drain.end_of_pass(phase)
 
     def restart_pass(self, phase: str) -> None:
         """A pass begins anew after one that may have been interrupted."""
@@ -225,7 +240,7 @@ class Session:
         if known is not None and known[0] is plain:
             return known[1]
         if self._engine is None or known is not None:
-            self._plan = make_plan(self.model, self._watches)
+            self._plan = make_plan(self.model, self._instructions)
             self._engine = build(self.model, self._plan)
             self._functions.clear()
         function = self._engine.observed(_STEPS[phase], plain, self._emit, self._break)
@@ -238,12 +253,15 @@ class Session:
             if start is not None:
                 start()
         phase, step = self._phase, self._first
+        streams = self._due(phase, step)
         self._first += 1
         self._emitted = True
-        if not self._wants(step):
-            return
-        self.observed_steps[phase] += 1
-        self.drain.put(Pending(row, step, self.epoch, phase))
+        if self._wants(step) or streams:
+            self.observed_steps[phase] += 1
+            self.drain.put(Pending(row, step, self.epoch, phase, streams))
+
+    def _stop_training(self) -> None:
+        self.model.stop_training = True
 
     def _wants(self, step: int) -> bool:
         """With several steps in one execution, only those of `every` are kept."""
@@ -277,19 +295,17 @@ class Session:
             self._engine.wait()
 
 
-def make_plan(model: Any, watches: Sequence[Watch]) -> Plan:
+def make_plan(model: Any, instructions: Sequence[Instruction]) -> Plan:
     """The plan of the instructions; an instruction that can match nothing is an error."""
     wants = [
-        Want(w.selector.matches, w.selector.may_match, frozenset(w.ports), w.statistics)
-        for w in watches
+        Want(i.selector.matches, i.selector.may_match, frozenset(i.ports), i.statistics, i.keeps)
+        for i in instructions
     ]
     plan = Plan(model, wants)
-    for watch in watches:
-        sites = [
-            named(e.site(None, p, (), (), ""), None) for e in plan.entries for p in watch.ports
-        ]
-        if not any(watch.selector.may_match(site) for site in sites):
-            raise no_match(watch.selector, sites)
+    for each in instructions:
+        sites = [named(e.site(None, p, (), (), ""), None) for e in plan.entries for p in each.ports]
+        if not any(each.selector.may_match(site) for site in sites):
+            raise no_match(each.selector, sites)
     return plan
 
 

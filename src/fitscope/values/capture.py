@@ -7,7 +7,7 @@ from typing import Any
 from fitscope.engine import keras_internals
 from fitscope.engine.build import inspector
 from fitscope.engine.entry import Entry
-from fitscope.engine.plan import Plan
+from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.trace import Root, Trace
 from fitscope.errors import SelectionError, UnsupportedError
 from fitscope.scope.instructions import Watch, watch
@@ -112,8 +112,8 @@ class _Keeper:
         self.shape = backend.shape
         self.level = backend.level
 
-    def measure(self, tensor: Any, entry: Entry, port: str, statistics: tuple[Any, ...]) -> Any:
-        del entry, port, statistics
+    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any:
+        del entry, port, wanted
         return tensor
 
     def finish(self, root: Root) -> None:

@@ -1,0 +1,41 @@
+"""The examples run as they stand, on every backend, and show what they promise."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+SHOWS = {
+    "custom_loop": ["step  0  (128, 64)  active", "step 24  (128, 64)  active"],
+    "callback": ["epoch 0  step   0  right", "epoch 3  step 220  right"],
+    "clone": ["['hidden', 'hidden_tap', 'digit']", "step  90  (32, 64)  mean"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHOWS))
+def test_an_example_shows_what_it_promises(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{name}.py"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line in SHOWS[name]:
+        assert line in done.stdout, done.stdout
+    assert "fitscope could not" not in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(SHOWS))
+def test_an_example_is_short(name: str) -> None:
+    source = (FOLDER / f"{name}.py").read_text()
+    body = source.split('"""', 2)[2]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 25
+    assert ast.get_docstring(ast.parse(source))
+
+
+def test_every_example_is_tested() -> None:
+    assert sorted(SHOWS) == sorted(path.stem for path in FOLDER.glob("*.py"))
