@@ -445,3 +445,39 @@ def test_findings_are_those_of_the_rules(make_model: Any, data: Any) -> None:
     fit(model, data, scope, epochs=2)
     assert scope.findings
     assert "dense_1" in str(scope.findings[0])
+
+
+def _of_unknown_length() -> Any:
+    """Three batches of eight, which Keras cannot count beforehand on any backend."""
+    import tensorflow as tf
+
+    x = np.arange(24, dtype="float32").reshape(24, 1)
+    spec = tf.TensorSpec((None, 1))
+    batches = [(x[i : i + 8], x[i : i + 8]) for i in (0, 8, 16)]
+    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=(spec, spec))
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # how Keras learns its length
+@pytest.mark.parametrize("validate", [False, True])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_steps_are_counted_right_on_data_of_unknown_length(every: int, validate: bool) -> None:
+    """On JAX and TensorFlow, Keras begins one step more than there is."""
+    model = keras.Sequential(
+        [keras.Input((1,)), layers.Dense(2, "relu", name="d"), layers.Dense(1)]
+    )
+    model.compile("sgd", "mse", jit_compile=BACKEND == "jax")
+    first: dict[int, float] = {}
+    scope = fs.Scope(
+        fs.watch("d"),
+        fs.stream("d", lambda e: first.update({e.step: float(e.batch.x[0, 0])}), every=every),
+        every=every,
+    )
+    data = _of_unknown_length()
+    model.fit(
+        data, epochs=3, shuffle=False, verbose=0, callbacks=[scope],
+        validation_data=data if validate else None,
+    )  # fmt: skip
+    assert first == {step: 8.0 * (step % 3) for step in range(0, 9, every)}
+    assert scope.cost["steps"] == 9 + (9 if validate and every == 1 else 0) or (
+        validate and every > 1  # how long an evaluation was is not known between observed steps
+    )

@@ -226,7 +226,16 @@ class Scope(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         # Validation has run by now, and has ended the training pass.
         if self._session is not None:
-            self._session.end_of_pass("train", (self.params or {}).get("steps"))
+            self._end_of_epoch(self._session)
+
+    def _end_of_epoch(self, session: Session) -> None:
+        known = (self.params or {}).get("steps")
+        # torch looks for the next batch before it begins a step; stop_training ends an epoch early.
+        looks_ahead = keras_internals.backend_name() == "torch"
+        stopped = bool(getattr(session.model, "stop_training", False))
+        session.end_of_pass(
+            "train", known, ran_out=known is None and not looks_ahead and not stopped
+        )
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self._fitting = False
@@ -235,7 +244,7 @@ class Scope(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if self._fitting and self._session is not None:
-            self._session.end_of_pass("train", (self.params or {}).get("steps"))
+            self._end_of_epoch(self._session)
         self._begin(self._test_phase)
 
     def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -78,7 +78,10 @@ class Session:
         self._base = dict.fromkeys(ATTRIBUTES, 0)
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
         self._timer: tuple[float, bool] | None = None
-        self._first, self._phase, self._emitted = 0, "train", False
+        self._first, self._phase, self._emitted = 0, "", False
+        self._observing = False
+        self._reached: int | None = None
+        """Where the execution before the last one ended, if its rows told."""
         self._trained = False
         """Whether an execution was begun, observed or not."""
         self.pid = os.getpid()
@@ -126,15 +129,16 @@ class Session:
         length = int(self.model.steps_per_execution)
         first = self._base[phase] + batch
         self.steps[phase] = first + length
+        self._reached = self._first if self._emitted and self._phase == phase else None
         self._first, self._phase = first, phase
-        self._emitted = False
+        self._emitted = self._observing = False
         self.drain.beat()
         if self.broken is not None or os.getpid() != self.pid:
             return False
         due = (self._watching and schedule.due(first, length)) or any(
             self._due(phase, step) for step in range(first, first + length)
         )
-        observing = due and self.plan() is not None
+        observing = self._observing = due and self.plan() is not None
         self._trained = True
         self._timer = (now, observing)
         return observing
@@ -144,13 +148,24 @@ class Session:
         place, length = step - self._base[phase], self.pass_steps[phase]
         return [s for s in self._streams if s.is_due(phase, step, place, length)]
 
-    def end_of_pass(self, phase: str, known_steps: int | None) -> None:
-        """An epoch or evaluation is over; `known_steps` is its length where Keras knows it."""
+    def end_of_pass(self, phase: str, known_steps: int | None, *, ran_out: bool = False) -> None:
+        """An epoch or evaluation is over.
+
+        Args:
+            phase: the phase.
+            known_steps: its length, where Keras knows it.
+            ran_out: whether its data came to an end that Keras did not know beforehand. On JAX and
+                TensorFlow Keras then began one more execution, and found nothing for it.
+        """
         self._close_timer(phase, time.perf_counter())
-        # With steps_per_execution the last execution may have been a shorter one: Keras may know
-        # the number of steps, and the rows of an observed execution tell it.
-        if self._phase == phase and self._emitted:
-            self.steps[phase] = self._first
+        if self._phase == phase:
+            # With steps_per_execution the last execution may have been a shorter one: Keras may
+            # know the number of steps, and the rows of an observed execution tell it.
+            if self._emitted:
+                self.steps[phase] = self._first
+            elif (ran_out or self._observing) and self.broken is None:
+                self.steps[phase] = self._first if self._reached is None else self._reached
+            self._phase, self._emitted = "", False
         count = self.steps[phase] - self._base[phase]
         if known_steps is not None:
             count = min(count, known_steps)
