@@ -61,7 +61,7 @@ class Drain:
         stop_training: called when a stream asks for it.
     """
 
-    def __init__(self, writer: RunWriter, stop_training: Callable[[], None]) -> None:
+    def __init__(self, writer: RunWriter, stop_training: Callable[[], None] = lambda: None) -> None:
         self.writer = writer
         self.dropped = 0
         self._latest: dict[str, tuple[list[str], Any, Any]] = {}
