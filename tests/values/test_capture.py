@@ -85,7 +85,7 @@ def test_a_loop_of_ones_own_trains_as_it_would_without() -> None:
         return ops.mean((prediction - y) ** 2) + 0.1 * ops.mean(hidden**2)
 
     watched, plain = case.make(), case.make()
-    inner = keras.Model(plain.inputs, [plain.outputs[0], plain.get_layer("second").output])
+    inner = keras.Model(plain.inputs[0], [plain.outputs[0], plain.get_layer("second").output])
     for found, expected in zip(
         _gradients(watched, lambda tv: _captured(watched, tv, x, loss_of)),
         _gradients(plain, lambda tv: _called(inner, tv, x, loss_of)),
@@ -186,6 +186,7 @@ def test_losses_are_returned_when_asked_for() -> None:
     assert list(taps) == ["active"]
 
 
+@pytest.mark.oldest_keras
 def test_inputs_and_preactivations() -> None:
     model, x = _ready("sequential")
     _, taps = fs.capture(model, x, "second", of=["input", "preactivation", "output"])

@@ -95,6 +95,7 @@ def test_a_clone_is_saved_and_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), clone.predict(x, verbose=0))
 
 
+@pytest.mark.oldest_keras
 def test_taps_stand_behind_what_is_selected() -> None:
     model = BY_NAME["recurrent"].make()
     clone = fs.clone_with_taps(model, ["gru", "words"])

@@ -135,6 +135,7 @@ def test_every_and_budget() -> None:
     ]
 
 
+@pytest.mark.oldest_keras
 def test_beside_watching() -> None:
     seen = Kept()
     scope = fs.Scope(fs.watch("second"), fs.stream("first", seen, every=3), every=2)
