@@ -126,3 +126,15 @@ def test_a_value_that_only_a_reduction_reads_is_computed_aside() -> None:
     text = str(jax.make_jaxpr(run)(x, jnp.float32(1)))
     assert text.count("exp") == 3
     np.testing.assert_allclose(jax.jit(run)(x, 1.0)[0], np.exp(X) + 1, rtol=1e-6)
+
+
+def test_a_tap_that_stands_for_two_values_is_not_read() -> None:
+    """In a function that is traced once, called twice and written out where it is called."""
+    inner = jax.jit(lambda x: jax_program.tap(jnp.tanh(x), 5), inline=True)
+    program = jax_program.Program(lambda x: inner(x) + inner(2 * x), jnp.asarray(X))
+    assert str(program._jaxpr).count("fitscope:5") == 2
+    assert not program.taps
+    read: list[int] = []
+    found = program.run((jnp.asarray(X),), jnp.float32(1), lambda n, _: read.append(n))
+    assert not read
+    np.testing.assert_array_equal(found, jnp.tanh(X) + jnp.tanh(2 * X))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,7 +99,7 @@ class JaxDevice:
     def __init__(self, *, traced: bool) -> None:
         self.traced = traced
         """Whether the step is traced as a whole, and its values are read afterwards."""
-        self.taps: list[Tap] = []
+        self.taps: dict[int, Tap] = {}
 
     def is_tensor(self, value: Any) -> bool:
         return isinstance(value, jax.Array) and hasattr(value, "ndim")
@@ -113,9 +114,9 @@ class JaxDevice:
         return get_opaque_trace_state(convention="fitscope")
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Tap:
-        number = len(self.taps)
-        made = Tap(number, entry, port, wanted, jax_program.tap(tensor, number))
-        self.taps.append(made)
+        number = next(_NUMBERS)
+        marked = jax_program.tap(tensor, number) if self.traced else None
+        made = self.taps[number] = Tap(number, entry, port, wanted, marked)
         if not self.traced:
             value = jax.lax.stop_gradient(tensor)
             if not isinstance(value, Tracer):
@@ -124,6 +125,10 @@ class JaxDevice:
 
     def finish(self, root: Root) -> None:
         pass
+
+
+_NUMBERS = itertools.count()
+"""Of taps, no two alike: a function that JAX traced earlier may still hold the taps of then."""
 
 
 def user_state(statistic: Any, x: Any) -> Any:
@@ -231,14 +236,14 @@ class JaxEngine:
 
 
 def _read_in_program(
-    step: Callable[..., Any], args: tuple[Any, ...], one: Any, taps: list[Tap]
+    step: Callable[..., Any], args: tuple[Any, ...], one: Any, taps: Mapping[int, Tap]
 ) -> Any:
     """Trace a step, and run it with its taps read."""
     program = jax_program.Program(step, *args)
 
     def read(number: int, value: Any) -> None:
-        tap = taps[number]
-        if program.shape(number) == tuple(tap.marked.shape):
+        tap = taps.get(number)
+        if tap is not None and program.shape(number) == tuple(tap.marked.shape):
             tap.read(value)
 
     return program.run(args, one, read)

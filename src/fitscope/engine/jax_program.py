@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -62,10 +62,12 @@ class Program:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         self._jaxpr, self._constants = closed.jaxpr, closed.consts
         self._structure = jax.tree.structure(shapes)
-        found = ((_tapped(e), e) for e in self._jaxpr.eqns)
-        self.taps: Mapping[int, Any] = {n: e.invars[0] for n, e in found if n is not None}
+        found = [(n, e) for e in self._jaxpr.eqns if (n := _tapped(e)) is not None]
+        times = Counter(n for n, _ in found)
+        self.taps: Mapping[int, Any] = {n: e.invars[0] for n, e in found if times[n] == 1}
         """By number, the variable that is read. A tap in a loop or a nested function is not
-        among them: its value does not exist outside."""
+        among them: its value does not exist outside. Nor is one that stands for two values, in a
+        function that was traced once, called twice and written out."""
 
     def shape(self, number: int) -> tuple[int, ...]:
         """The shape of a tapped value in the whole program (a `vmap` adds an axis)."""
@@ -94,7 +96,8 @@ class Program:
                 continue
             source = equation.invars[0]
             values[equation.outvars[0]] = _value(source, values)
-            read(number, aside.copy(source))
+            if number in self.taps:
+                read(number, aside.copy(source))
         return jax.tree.unflatten(self._structure, [_value(v, values) for v in jaxpr.outvars])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from fitscope.engine import keras_internals
@@ -140,8 +141,8 @@ def _taps(model: Any, trace: Trace, select: Any) -> Taps:
             f"capture({model.name!r}, {select!r}): this forward pass reached none of the selected "
             f"sites. {reasons or 'Its layers were called with symbolic tensors.'}"
         )
-    if missed and id(model) not in _told:
-        _told.add(id(model))
+    if missed and model not in _told:
+        _told.add(model)
         names = ", ".join(u.site for u in missed[:5])
         tell(
             f"fitscope: {len(missed)} selected sites of {model.name!r} gave no tensor: {names}"
@@ -151,5 +152,5 @@ def _taps(model: Any, trace: Trace, select: Any) -> Taps:
     return found
 
 
-_told: set[int] = set()
-"""Models whose missing sites were told, by id: once is enough for a loop."""
+_told: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Models whose missing sites were told: once is enough for a loop."""
