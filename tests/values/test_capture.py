@@ -168,7 +168,8 @@ def test_inside_value_and_grad() -> None:
 
     (_, (_, taps)), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(tv, x)
     direct = fs.stateless_capture(model, tv, ntv, x, training=True)[-1]
-    assert list(taps) == list(direct)
+    # A dict that leaves a compiled JAX function comes back in the order of its keys.
+    assert list(taps) == sorted(direct)
     for name in taps:
         np.testing.assert_allclose(taps[name], direct[name], rtol=1e-5, atol=1e-6)
 
