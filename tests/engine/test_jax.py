@@ -138,3 +138,24 @@ def test_a_tap_that_stands_for_two_values_is_not_read() -> None:
     found = program.run((jnp.asarray(X),), jnp.float32(1), lambda n, _: read.append(n))
     assert not read
     np.testing.assert_array_equal(found, jnp.tanh(X) + jnp.tanh(2 * X))
+
+
+@pytest.mark.parametrize("how", ["fit", "evaluate", "predict", "attach"])
+def test_timed_executions_are_waited_for(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[list[Any]] = []
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: waited.append(jax.tree.leaves(tree)))
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    model.compile("adam", "mse")
+    y, scope = np.zeros((8, 2), "float32"), fs.Scope()
+    if how == "fit":
+        model.fit(X, y, batch_size=1, verbose="0", callbacks=[scope])
+    elif how == "evaluate":
+        model.evaluate(X, y, batch_size=1, verbose="0", callbacks=[scope])
+    elif how == "predict":
+        model.predict(X, batch_size=1, verbose="0", callbacks=[scope])
+    else:
+        with scope.attach(model):
+            for _ in range(8):
+                model.train_on_batch(X, y)
+    assert len(waited) >= 5
+    assert all(arrays and all(isinstance(a, jax.Array) for a in arrays) for arrays in waited[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from fitscope.scope.schedule import Budget, Every
@@ -51,6 +52,39 @@ def test_the_first_execution_is_observed_and_the_second_is_not() -> None:
     assert 1 < sum(due) < 14
 
 
+@pytest.mark.parametrize("slower", [1.0, 1.05])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_budget_is_kept_on_a_noisy_machine(slower: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    schedule, seen, executions = Budget(0.02), 0, 3000
+    for step in range(executions):
+        due = schedule.due(step, 1)
+        # The machine is at times half as fast, and no two executions take the same.
+        speed = 0.01 * (1 + (step // 400) % 2) * random.gamma(50, 1 / 50)
+        schedule.took(speed * (slower if due else 1), observed=due)
+        seen += due
+    assert seen / executions * (slower - 1) <= 0.02
+    assert seen > 50
+
+
+def test_the_interval_follows_when_watching_becomes_dear() -> None:
+    schedule = Budget(0.02)
+    for step in range(6000):
+        due = schedule.due(step, 1)
+        slower = 1.0 if step < 1000 else 1.5
+        schedule.took(0.01 * (slower if due else 1), observed=due)
+    assert schedule.interval() >= 20
+
+
+def test_what_an_observed_execution_leaves_to_the_next_one_is_a_cost() -> None:
+    schedule, before = Budget(0.02), False
+    for step in range(100):
+        due = schedule.due(step, 1)
+        schedule.took(0.011 if before else 0.01, observed=due)
+        before = due
+    assert schedule.cost() == pytest.approx(0.001)
+
+
 def test_a_cost_below_noise_is_observed_often_but_not_always() -> None:
     seen, _ = run(Budget(0.02), 1000, 0.01, 0.01)
     assert 200 < seen <= 1000
@@ -86,6 +120,22 @@ def test_every_n_th_step_is_in_an_observed_execution(n: int, length: int) -> Non
     for first in range(0, 60, length):
         wanted = any(step % n == 0 for step in range(first, first + length))
         assert schedule.due(first, length) == wanted
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_the_cost_of_every_n_th_step_is_known(n: int) -> None:
+    schedule = Every(n)
+    for step in range(20 * n):
+        due = schedule.due(step, 1)
+        schedule.took(0.012 if due else 0.01, observed=due)
+    assert schedule.cost() == pytest.approx(0.002)
+
+
+def test_nothing_is_compared_where_every_step_is_observed() -> None:
+    schedule = Every(1)
+    for step in range(20):
+        schedule.took(0.01, observed=schedule.due(step, 1))
+    assert schedule.cost() is None
 
 
 def test_no_cost_is_known_before_anything_ran() -> None:

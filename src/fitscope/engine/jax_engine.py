@@ -186,8 +186,9 @@ class JaxEngine:
 
     def wait(self) -> None:
         """Let the device finish what it was given."""
+        # Keras keeps the state in lists of its own kind, in which JAX does not look for arrays.
         state = vars(self._model).get("_jax_state") or {}
-        jax.block_until_ready((state.get("metrics_variables"), state.get("trainable_variables")))
+        jax.block_until_ready([array for group in state.values() for array in group])
 
     def _shardings(self, phase: str) -> dict[str, Any]:
         if keras.distribution.distribution() is None:

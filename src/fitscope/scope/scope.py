@@ -119,8 +119,10 @@ class Scope(keras.callbacks.Callback):
 
         Returns:
             `steps` so far, `observed_steps` among them, the `seconds` that watching added, and
-            the `share_of_time` that this is of the plain training; both are measured, and leave
-            out the first plain and the first observed execution of a phase, which compile.
+            the `share_of_time` that this is of the plain training; both are measured, by
+            comparing observed executions with plain ones beside them, and leave out the first of
+            each kind, which compiles. They are NaN as long as there was nothing to compare: a
+            short training, or one that is observed at every step.
             `compile_seconds` is what those first observed executions took.
         """
         if self._session is None:

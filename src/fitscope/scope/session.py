@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 import traceback
@@ -64,6 +65,8 @@ class Session:
         self.seconds = dict.fromkeys(ATTRIBUTES, 0.0)
         """Of all executions but the first plain and the first observed one, which compile."""
         self.compile_seconds = 0.0
+        self._observed = dict.fromkeys(ATTRIBUTES, 0)
+        """Observed executions among those of `seconds`."""
         self.epoch = 0
         self._instructions = tuple(instructions)
         self._streams = [i for i in self._instructions if isinstance(i, Stream)]
@@ -113,6 +116,8 @@ class Session:
         def dispatch(*args: Any) -> Any:
             observing = self._decide(phase, next(batch))
             outputs = self._observe(phase, plain, args) if observing else plain(*args)
+            if self.schedule(phase).calibrates():
+                self._wait()
             # What the caller does between two calls is not the time of a step.
             self._close_timer(phase, time.perf_counter())
             return outputs
@@ -202,15 +207,16 @@ class Session:
     def cost(self) -> dict[str, float]:
         """How much was observed and what it cost; see `Scope.cost`."""
         steps, observed = sum(self.steps.values()), sum(self.observed_steps.values())
-        extra = 0.0
-        for phase, schedule in self._schedules.items():
-            extra += (schedule.cost() or 0.0) * self.observed_steps[phase]
+        costs = {phase: schedule.cost() for phase, schedule in self._schedules.items()}
+        known = [self._observed[p] * cost for p, cost in costs.items() if cost is not None]
+        # Where every step is observed there is nothing to compare with.
+        extra = sum(known) if known or not observed else math.nan
         total = sum(self.seconds.values())
         return {
             "steps": steps,
             "observed_steps": observed,
             "seconds": extra,
-            "share_of_time": extra / (total - extra) if total > extra else 0.0,
+            "share_of_time": extra / (total - extra) if total else extra,
             "compile_seconds": self.compile_seconds,
         }
 
@@ -300,6 +306,7 @@ class Session:
             began, observed = self._timer
             if self.schedule(phase).took(now - began, observed=observed):
                 self.seconds[phase] += now - began
+                self._observed[phase] += observed
             elif observed:
                 self.compile_seconds += now - began
         self._timer = None

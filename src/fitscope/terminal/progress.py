@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +61,9 @@ def cost_text(cost: Mapping[str, Any]) -> str:
     observed, steps = cost.get("observed_steps"), cost.get("steps")
     text = f"watching {count(observed)} of {count(steps)} steps"
     share, seconds = cost.get("share_of_time"), cost.get("seconds")
-    if share is not None:
+    if share is not None and not math.isnan(share):
         text += f", {percent(float(share))} of the time"
-    if seconds is not None:
+    if seconds is not None and not math.isnan(seconds):
         text += f" ({duration(float(seconds))})"
     compiling = float(cost.get("compile_seconds") or 0.0)
     if compiling >= _WORTH_TELLING:
