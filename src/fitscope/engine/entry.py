@@ -185,6 +185,27 @@ def in_loop(entry: Entry) -> Unseen:
     )
 
 
+def frozen(entry: Entry) -> Unseen:
+    """The report of a layer that is not trained, whose weights have no gradient and no update."""
+    return Unseen(
+        site=f"{entry.path}:update",
+        reason="is frozen (trainable=False), so its weights get no gradient and no update",
+        remedy="watch its weight or its output; set trainable=True and compile to train it",
+    )
+
+
+def without_gradient(name: str) -> Unseen:
+    """The report of a tensor that the backward pass did not come to."""
+    return Unseen(
+        site=name,
+        reason=(
+            "got no gradient: the loss does not depend on it, or nothing that is trained lies "
+            "before it"
+        ),
+        remedy="watch its output",
+    )
+
+
 def without_activation(entry: Entry) -> Unseen:
     """The report of a layer that has no value before its activation."""
     return Unseen(

@@ -11,6 +11,7 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -21,14 +22,17 @@ import numpy as np
 from jax.core import Tracer
 
 from fitscope.engine import jax_kernel, jax_program, keras_internals, raw_rows
-from fitscope.engine.entry import Entry
+from fitscope.engine.entry import Entry, without_gradient
 from fitscope.engine.layout import Kept, Layout, Reading, Row
+from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers, with_scale
 from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS
+from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
+from fitscope.statistics.paired import Paired
 
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
     get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
@@ -64,17 +68,32 @@ class Tap:
     extra: tuple[Any, ...] = ()
     value: Any = None
     problem: str | None = None
+    scales: Sequence[Held] = ()
+    """By what a gradient is too large."""
+    before: Held | None = None
+    """The value that this one is the successor of: the tap is of the difference."""
 
     def read(self, x: Any) -> None:
         """Reduce the tensor's value."""
         try:
+            beside = None
+            if len(self.scales) > 1:
+                self.problem = SEVERAL_SCALES
+                return
+            for scale in self.scales:
+                beside = scale.value.astype(jnp.float32)
+                x = x.astype(jnp.float32) / beside
+                self.wanted = with_scale(self.wanted)
+            if self.before is not None:
+                beside = self.before.value.astype(jnp.float32)
+                x = x.astype(jnp.float32) - beside
             zones = self.entry.zones(self.port)
             reduced = jax_kernel.reduce(x, zones, self.entry.unit_axis(x.ndim))
             if self.wanted.keeps:
                 self.value = x
             if self.wanted.statistics:
                 x = x.astype(jnp.float32)
-                self.extra = tuple(user_state(s, x) for s in self.wanted.statistics)
+                self.extra = tuple(user_state(s, x, beside) for s in self.wanted.statistics)
             self.reduced = reduced
         except StatisticError:
             raise
@@ -85,6 +104,8 @@ class Tap:
         """The report of a tensor whose value was not read."""
         if self.problem is not None:
             return Unseen(slot.site.path, self.problem, "report this layer")
+        if self.port in ("gradient", "weight_gradient"):
+            return without_gradient(slot.site.name)
         return Unseen(
             slot.site.path,
             "runs inside a function of its own in train_step (jit, vmap, scan, while or cond), "
@@ -93,13 +114,30 @@ class Tap:
         )
 
 
+@dataclasses.dataclass(eq=False)
+class Held:
+    """A value that a tap needs beside its own."""
+
+    number: int
+    marked: Any
+    value: Any = None
+
+    def read(self, x: Any) -> None:
+        """Keep the value."""
+        self.value = x
+
+
 class JaxDevice:
     """Puts taps where tensors are met."""
 
     def __init__(self, *, traced: bool) -> None:
         self.traced = traced
         """Whether the step is traced as a whole, and its values are read afterwards."""
-        self.taps: dict[int, Tap] = {}
+        self.taps: dict[int, Tap | Held] = {}
+        self.given: dict[int, Tap] = {}
+        """By variable, the gradients that optimizers were given."""
+        self.scales: list[Held] = []
+        """Of the losses of this step."""
 
     def is_tensor(self, value: Any) -> bool:
         return isinstance(value, jax.Array) and hasattr(value, "ndim")
@@ -114,10 +152,49 @@ class JaxDevice:
         return get_opaque_trace_state(convention="fitscope")
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Tap:
-        number = next(_NUMBERS)
-        marked = jax_program.tap(tensor, number) if self.traced else None
-        made = self.taps[number] = Tap(number, entry, port, wanted, marked)
-        if not self.traced:
+        return self._tap(tensor, Tap(next(_NUMBERS), entry, port, wanted, tensor))
+
+    def hold(self, value: Any) -> Held:
+        """Have a value at hand when a tap is read that comes later."""
+        return self._tap(value, Held(next(_NUMBERS), value))
+
+    def hold_scale(self, value: Any) -> Held:
+        """Have the scale of a loss at hand for its gradients."""
+        self.scales.append(self.hold(value))
+        return self.scales[-1]
+
+    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Tap]:
+        made = Tap(next(_NUMBERS), entry, "gradient", wanted, tensor, scales=self.scales)
+        self.taps[made.number] = made
+        if self.traced:
+            return jax_program.gradient_tap(tensor, made.number), made
+        return _eager_gradient_tap(tensor, made), made
+
+    def measure_weight(
+        self, value: Any, weight: Weight, port: str, before: Held | None = None
+    ) -> Tap:
+        """Measure a weight, or with `before` what became of it."""
+        _, wanted = weight.ports[port]
+        made = Tap(next(_NUMBERS), weight.entry, port, wanted, value, before=before)
+        return self._tap(value, made)
+
+    def measure_given(self, gradient: Any, weight: Weight, scale: Held | None) -> None:
+        """Measure a gradient that an optimizer was given."""
+        _, wanted = weight.ports["weight_gradient"]
+        scales = () if scale is None else (scale,)
+        made = Tap(next(_NUMBERS), weight.entry, "weight_gradient", wanted, gradient, scales=scales)
+        self.given[id(weight.variable)] = self._tap(gradient, made)
+
+    def missing(self, weight: Weight) -> Tap:
+        """What stands for a gradient that no optimizer was given."""
+        _, wanted = weight.ports["weight_gradient"]
+        return Tap(next(_NUMBERS), weight.entry, "weight_gradient", wanted, None)
+
+    def _tap(self, tensor: Any, made: Any) -> Any:
+        self.taps[made.number] = made
+        if self.traced:
+            jax_program.tap(tensor, made.number)
+        else:
             value = jax.lax.stop_gradient(tensor)
             if not isinstance(value, Tracer):
                 made.read(value)
@@ -127,13 +204,33 @@ class JaxDevice:
         pass
 
 
+def _eager_gradient_tap(tensor: Any, made: Tap) -> Any:
+    """An identity that reads the gradient as it passes by; nothing is traced as a whole."""
+
+    @jax.custom_vjp
+    def identity(x: Any) -> Any:
+        return x
+
+    def forward(x: Any) -> tuple[Any, None]:
+        return x, None
+
+    def backward(_: None, gradient: Any) -> tuple[Any]:
+        if not isinstance(gradient, Tracer):
+            made.read(gradient)
+        return (gradient,)
+
+    identity.defvjp(forward, backward)
+    return identity(tensor)
+
+
 _NUMBERS = itertools.count()
 """Of taps, no two alike: a function that JAX traced earlier may still hold the taps of then."""
 
 
-def user_state(statistic: Any, x: Any) -> Any:
+def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = jnp.asarray(statistic.update(x))
+    paired = isinstance(statistic, Paired)
+    state = jnp.asarray(statistic.update(x, beside) if paired else statistic.update(x))
     if state.ndim != 1 or state.dtype != jnp.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
@@ -207,11 +304,27 @@ class JaxEngine:
             phase
         ]
         device = JaxDevice(traced=traced)
-        trace = Trace(self.plan, device)
+        trains = phase == "train"
+        trace = Trace(self.plan, device, trains=trains)
+        watched = {id(w.variable): w for w in weights(self.plan)} if trains else {}
+
+        def given(variable: Any, gradient: Any, scale: Any) -> None:
+            weight = watched.get(id(variable))
+            if weight is not None and "weight_gradient" in weight.ports:
+                device.measure_given(gradient, weight, scale)
 
         def step(state: Any, data: Any) -> Any:
-            with trace.installed():
-                return run(state, data)
+            optimizers = Optimizers(model, given, device.hold_scale)
+            with trace.installed(), optimizers.installed() if trains else nullcontext():
+                outputs, new = run(state, data)
+            before, after = _values(model, state), _values(model, new)
+            slots = [
+                Slot(site, _weight_tap(device, weight, port, before, after), wanted)
+                for weight in watched.values()
+                for port, (site, wanted) in weight.ports.items()
+            ]
+            trace.add_weights(slots)
+            return outputs, new
 
         if traced:
             outputs, new = _read_in_program(step, (state, data), one, device.taps)
@@ -224,6 +337,7 @@ class JaxEngine:
         slots = [slot for slot in met if slot.measured.reduced is not None]
         lost = [s.measured.unseen(s) for s in met if s.measured.reduced is None]
         found = [slot.measured.reduced for slot in slots]
+        slots = [dataclasses.replace(s, wanted=s.measured.wanted) for s in slots]
         extra = [state for slot in slots for state in slot.measured.extra]
         lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
         layout = Layout.of(slots, lengths, [*trace.not_fired(), *lost])
@@ -234,6 +348,31 @@ class JaxEngine:
         key = jnp.int32(len(self._traced_steps) - 1)
         values = [slot.measured.value for slot in keep]
         return key, jax_kernel.row(found, extra), jax_kernel.histograms(found), values
+
+
+def _values(model: Any, state: Any) -> dict[int, Any]:
+    """The values of a model's variables in a state, by variable."""
+    groups = (model.trainable_variables, model.non_trainable_variables)
+    return {
+        id(variable): value
+        for variables, values in zip(groups, state, strict=False)
+        for variable, value in zip(variables, values, strict=False)
+    }
+
+
+def _weight_tap(
+    device: JaxDevice,
+    weight: Weight,
+    port: str,
+    before: Mapping[int, Any],
+    after: Mapping[int, Any],
+) -> Tap:
+    key = id(weight.variable)
+    if port == "weight_gradient":
+        return device.given.get(key) or device.missing(weight)
+    if port == "weight":
+        return device.measure_weight(before[key], weight, port)
+    return device.measure_weight(after[key], weight, port, device.hold(before[key]))
 
 
 def _read_in_program(

@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import source_info_util
-from jax.extend.core import Literal, Var
+from jax.extend.core import Literal, Primitive, Var
+from jax.interpreters import ad, batching, mlir
 
 _NAME = "fitscope:"
 
@@ -43,11 +44,51 @@ def tap(x: Any, number: int) -> Any:
     return checkpoint_name(x, f"{_NAME}{number}")
 
 
+_gradient_p = Primitive("fitscope_gradient")
+"""An identity whose transpose, in the backward pass, is a tap."""
+
+
+def _same(x: Any, *, number: int) -> Any:
+    del number
+    return x
+
+
+def _backward(gradient: Any, x: Any, *, number: int) -> list[Any]:
+    del x
+    return [tap(gradient, number)]
+
+
+def _lower(context: Any, x: Any, *, number: int) -> list[Any]:
+    del context, number
+    return [x]
+
+
+_gradient_p.def_impl(_same)
+_gradient_p.def_abstract_eval(_same)
+ad.deflinear2(_gradient_p, _backward)
+batching.defvectorized(_gradient_p)
+mlir.register_lowering(_gradient_p, _lower)
+
+
+def gradient_tap(x: Any, number: int) -> Any:
+    """The tensor, with its gradient under a name that `Program` finds again.
+
+    Unlike a function with a backward pass of its own, this can be differentiated in both
+    directions, and where there is no gradient none is computed.
+    """
+    return _gradient_p.bind(x, number=number)
+
+
 def _tapped(equation: Any) -> int | None:
     if equation.primitive.name != "name":
         return None
     name = str(equation.params["name"])
     return int(name.removeprefix(_NAME)) if name.startswith(_NAME) else None
+
+
+def _is_ours(equation: Any) -> bool:
+    """Whether an equation is an identity that a tap has put there."""
+    return equation.primitive is _gradient_p or _tapped(equation) is not None
 
 
 class Program:
@@ -62,9 +103,15 @@ class Program:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         self._jaxpr, self._constants = closed.jaxpr, closed.consts
         self._structure = jax.tree.structure(shapes)
-        found = [(n, e) for e in self._jaxpr.eqns if (n := _tapped(e)) is not None]
+        equations = self._jaxpr.eqns
+        found = [(n, e) for e in equations if (n := _tapped(e)) is not None]
         times = Counter(n for n, _ in found)
-        self.taps: Mapping[int, Any] = {n: e.invars[0] for n, e in found if times[n] == 1}
+        passed = Counter(e.params["number"] for e in equations if e.primitive is _gradient_p)
+        # Of a gradient of gradients there are several, and the last one is that of the loss.
+        once = {n for n in times if (passed[n] == 1 if n in passed else times[n] == 1)}
+        self._read = {n: e for n, e in found if n in once}
+        """By number, the equation whose value is read."""
+        self.taps: Mapping[int, Any] = {n: e.invars[0] for n, e in self._read.items()}
         """By number, the variable that is read. A tap in a loop or a nested function is not
         among them: its value does not exist outside. Nor is one that stands for two values, in a
         function that was traced once, called twice and written out."""
@@ -89,14 +136,14 @@ class Program:
         values.update(zip(jaxpr.invars, jax.tree.leaves(args), strict=True))
         aside = _Aside(jaxpr, values, one) if self.taps else None
         for equation in jaxpr.eqns:
-            number = _tapped(equation)
-            if number is None or aside is None:
+            if not _is_ours(equation):
                 found = _bind(equation, [_value(v, values) for v in equation.invars])
                 values.update(zip(equation.outvars, found, strict=True))
                 continue
             source = equation.invars[0]
             values[equation.outvars[0]] = _value(source, values)
-            if number in self.taps:
+            number = _tapped(equation)
+            if aside is not None and number is not None and self._read.get(number) is equation:
                 read(number, aside.copy(source))
         return jax.tree.unflatten(self._structure, [_value(v, values) for v in jaxpr.outvars])
 
@@ -128,7 +175,7 @@ class _Aside:
         self._values = values
         self._one = one
         self._readers = _Readers(jaxpr)
-        self._makers = {v: e for e in jaxpr.eqns for v in e.outvars if _tapped(e) is None}
+        self._makers = {v: e for e in jaxpr.eqns for v in e.outvars if not _is_ours(e)}
         self._computed: dict[Any, Any] = {}
 
     def is_needed(self, atom: Any) -> bool:
@@ -204,7 +251,7 @@ class _Readers:
             return names.setdefault(atom, next(self._fresh))
 
         for equation in jaxpr.eqns:
-            if _tapped(equation) is not None:
+            if _is_ours(equation):
                 names[equation.outvars[0]] = name(equation.invars[0])
                 continue
             inputs = [name(v) for v in equation.invars]

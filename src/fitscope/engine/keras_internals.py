@@ -28,6 +28,7 @@ __all__ = [
     "CHECKED",
     "abstract_call",
     "backend_name",
+    "carry_mask",
     "check",
     "current_stateless_scope",
     "functional_graph",
@@ -42,6 +43,7 @@ __all__ = [
     "sources",
     "state_shardings",
     "sublayers",
+    "trained_by",
     "without_jit",
 ]
 
@@ -79,6 +81,10 @@ def _requirements() -> Iterator[tuple[str, bool]]:
     yield "Operation.call", hasattr(keras.Operation, "call")
     yield "backend.compute_output_spec", hasattr(keras_backend, "compute_output_spec")
     yield "Model.make_train_function", hasattr(keras.Model, "make_train_function")
+    yield (
+        "Optimizer._trainable_variables",
+        hasattr(keras.optimizers.SGD(), "_trainable_variables"),
+    )
     if backend_name() in ("jax", "tensorflow"):
         yield "Model._make_function", hasattr(keras.Model, "_make_function")
 
@@ -135,6 +141,18 @@ def is_symbolic(value: Any) -> bool:
 def rematerializes(layer: Any) -> bool:
     """Whether Keras runs the layer's call inside a gradient checkpoint."""
     return bool(getattr(layer, "_remat_mode", None))
+
+
+def carry_mask(old: Any, new: Any) -> None:
+    """Give a tensor the mask that a layer put on the one it stands for."""
+    mask = getattr(old, "_keras_mask", None)
+    if mask is not None:
+        new._keras_mask = mask
+
+
+def trained_by(optimizer: Any) -> list[Any]:
+    """The variables that an optimizer was built for, in the order of its gradients."""
+    return list(optimizer._trainable_variables)
 
 
 def state_shardings(model: Any) -> Any:

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fitscope.engine.entry import Entry, entries, in_loop, without_activation
+from fitscope.engine import keras_internals
+from fitscope.engine.entry import Entry, entries, frozen, in_loop, without_activation
 from fitscope.engine.leaves import Leaf
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
-PORTS = ("output", "input", "preactivation")
+WEIGHT_PORTS = frozenset(("weight", "weight_gradient", "update"))
+"""Ports of a layer's variables; the others are of the tensors that it is called with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,14 @@ class Plan:
         self.ports = frozenset().union(*(want.ports for want in self.wants))
         self._known: dict[Any, tuple[Site, Wanted | None]] = {}
         self.candidates: list[Entry] = []
+        self.weight_entries: list[Entry] = []
         self.static_unseen: list[Unseen] = []
         for entry in self.entries:
-            if not self._may_match(entry):
+            if entry.is_layer and entry.target.weights and self._may_match(entry, weights=True):
+                self.weight_entries.append(entry)
+                if self._is_frozen(entry):
+                    self.static_unseen.append(frozen(entry))
+            if not self._may_match(entry, weights=False):
                 continue
             if entry.loop is not None:
                 self.static_unseen.append(in_loop(entry))
@@ -67,12 +74,25 @@ class Plan:
                 if self._lacks_preactivation(entry):
                     self.static_unseen.append(without_activation(entry))
 
-    def _may_match(self, entry: Entry) -> bool:
+    def _may_match(self, entry: Entry, *, weights: bool) -> bool:
         """Whether a tensor of this layer can match; calls and leaves are known only in a trace."""
         return any(
             want.may_match(entry.site(None, port, (), (), ""))
             for want in self.wants
             for port in want.ports
+            if (port in WEIGHT_PORTS) == weights
+        )
+
+    def _is_frozen(self, entry: Entry) -> bool:
+        """Whether gradients or updates are wanted of a layer whose own weights get none."""
+        layer = entry.target
+        if keras_internals.sublayers(layer) or layer.trainable:
+            return False
+        ports = ("weight_gradient", "update")
+        return any(
+            port in w.ports and w.may_match(entry.site(None, port, (), (), ""))
+            for w in self.wants
+            for port in ports
         )
 
     def _lacks_preactivation(self, entry: Entry) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from fitscope.engine import keras_internals
 from fitscope.engine import tensorflow_fusion as fusion
-from fitscope.engine.entry import Entry
+from fitscope.engine.entry import Entry, named, without_gradient
 from fitscope.engine.layout import Row
+from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers
 from fitscope.engine.plan import Plan, Wanted
+from fitscope.engine.tensorflow_backward import Backward
 from fitscope.engine.tensorflow_ring import Met, Ring
 from fitscope.engine.trace import Root, Slot, Trace
+from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError, UnsupportedError
 from fitscope.select.unseen import Unseen
 
@@ -38,6 +41,11 @@ class TensorFlowDevice:
     def __init__(self) -> None:
         self.step_level = self.level()
         self.lost: list[Unseen] = []
+        self.backward = Backward()
+        self.scales: list[Any] = []
+        """Of the losses of this step."""
+        self.given: dict[int, Met] = {}
+        """By variable, the gradients that optimizers were given."""
 
     def is_tensor(self, value: Any) -> bool:
         return isinstance(value, tf.Tensor)
@@ -53,6 +61,47 @@ class TensorFlowDevice:
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Met:
         return Met(tensor, entry, port, wanted)
+
+    def hold_scale(self, scale: Any) -> Any:
+        """Keep the scale of a loss for its gradients."""
+        self.scales.append(scale)
+        return scale
+
+    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Met]:
+        met = Met(None, entry, "gradient", wanted)
+
+        def came(gradient: Any) -> None:
+            # Of a gradient of gradients there are several, and the last one is that of the loss.
+            met.tensor = gradient
+            met.scale = self.scales[0] if self.scales else None
+            met.problem = SEVERAL_SCALES if len(self.scales) > 1 else None
+
+        self.backward.watch(tensor, came)
+        return tensor, met
+
+    def watch_given(self, watched: Sequence[Weight]) -> Callable[[Any, Any, Any], None]:
+        """What is called with the gradients that optimizers are given."""
+        weights = {id(w.variable): w for w in watched if "weight_gradient" in w.ports}
+
+        def given(variable: Any, gradient: Any, scale: Any) -> None:
+            weight = weights.get(id(variable))
+            if weight is not None:
+                _, wanted = weight.ports["weight_gradient"]
+                tensor = tf.convert_to_tensor(gradient)
+                self.given[id(variable)] = Met(
+                    tensor, weight.entry, "weight_gradient", wanted, scale
+                )
+
+        return given
+
+    def slots_of_given(self, watched: Sequence[Weight]) -> list[Slot]:
+        """The gradients that optimizers were given, and those that they were not."""
+        return [
+            Slot(site, self.given.get(id(w.variable)) or Met(None, w.entry, port, wanted), wanted)
+            for w in watched
+            for port, (site, wanted) in w.ports.items()
+            if port == "weight_gradient"
+        ]
 
     def finish(self, root: Root) -> None:
         if root.level is self.step_level:
@@ -106,7 +155,9 @@ class TensorFlowEngine:
 
         jit = bool(model.jit_compile)
         make = self._beside_xla if jit else self._within
-        function = self._function(phase, make(run, ring, failed), without_jit=jit)
+        watched = weights(self.plan) if phase == "train" else []
+        step = make(_Pass(self.plan, model, run, watched, phase == "train"), ring, failed)
+        function = self._function(phase, step, without_jit=jit)
 
         def observed_function(iterator: Any) -> Any:
             ring.begin()
@@ -128,23 +179,21 @@ class TensorFlowEngine:
 
         return observed_function
 
-    def _within(self, run: Step, ring: Ring, failed: Failed) -> Step:
+    def _within(self, run: _Pass, ring: Ring, failed: Failed) -> Step:
         """A step that reduces its tensors where they are."""
 
         @tf.autograph.experimental.do_not_convert
         def observed_step(data: Any) -> Any:
-            device = TensorFlowDevice()
-            trace = Trace(self.plan, device)
-            with trace.installed():
-                outputs = run(data)
+            before = run.values()
+            outputs, trace, device = run(data)
             with _not_the_users(failed):
                 slots, unseen = self._measurable(trace, device)
-                ring.write(slots, unseen, data)
+                ring.write([*slots, *run.slots(before)], unseen, data)
             return outputs
 
         return observed_step
 
-    def _beside_xla(self, run: Step, ring: Ring, failed: Failed) -> Step:
+    def _beside_xla(self, run: _Pass, ring: Ring, failed: Failed) -> Step:
         """A step of which XLA compiles only `run`, which gives its tensors out.
 
         Reduced inside the program, a tensor would be computed anew for each reduction of it, on one
@@ -154,10 +203,7 @@ class TensorFlowEngine:
 
         @tf.autograph.experimental.do_not_convert
         def tapped(data: Any) -> tuple[Any, dict[str, list[Any]]]:
-            device = TensorFlowDevice()
-            trace = Trace(self.plan, device)
-            with trace.installed():
-                outputs = run(data)
+            outputs, trace, device = run(data)
             slots: list[Slot] = []
             unseen: list[Unseen] = []
             with _not_the_users(failed):
@@ -170,12 +216,13 @@ class TensorFlowEngine:
 
         @tf.autograph.experimental.do_not_convert
         def observed_step(data: Any) -> Any:
+            before = run.values()
             outputs, found = compiled(data)
             with _not_the_users(failed):
                 ((key, tensors),) = found.items()
                 slots, unseen = traced[int(key)]
                 slots = [_of(s, t) for s, t in zip(slots, tensors, strict=True)]
-                ring.write(slots, unseen, data)
+                ring.write([*slots, *run.slots(before)], unseen, data)
             return outputs
 
         return observed_step
@@ -184,12 +231,14 @@ class TensorFlowEngine:
         self, trace: Trace, device: TensorFlowDevice
     ) -> tuple[list[Slot], list[Unseen]]:
         """What can be looked at without changing a bit of the training, and what cannot."""
-        slots = [slot for _, found in trace.passes() for slot in found]
-        unseen = [*trace.not_fired(), *device.lost]
+        met = [slot for _, found in trace.passes() for slot in found]
+        slots = [slot for slot in met if _reason(slot) is None]
+        missing = [reason for slot in met if (reason := _reason(slot)) is not None]
+        unseen = [*trace.not_fired(), *device.lost, *missing]
         if tf.executing_eagerly():
-            return slots, unseen
+            return [_without_scale(slot) for slot in slots], unseen
         if self._model.jit_compile:
-            return [self._copied(slot) for slot in slots], unseen
+            return [_without_scale(self._copied(slot)) for slot in slots], unseen
         readers: dict[Any, int] = {}
         kept = []
         for slot in slots:
@@ -197,13 +246,13 @@ class TensorFlowEngine:
             if tensor is None:
                 unseen.append(fusion.unseen(slot.site.name))
             else:
-                kept.append(_of(slot, tensor))
+                kept.append(_without_scale(_of(slot, tensor)))
         return kept, unseen
 
     def _copied(self, slot: Slot) -> Slot:
         """Read an elementwise output through one more loop; see docs/design.md, 7."""
         met: Met = slot.measured
-        if not met.entry.is_elementwise:
+        if not met.entry.is_elementwise and met.port != "gradient":
             return slot
         x = tf.stop_gradient(met.tensor)
         return _of(slot, x * tf.cast(self._one, x.dtype))
@@ -222,6 +271,68 @@ class TensorFlowEngine:
         )
         with keras_internals.without_jit(model) if without_jit else contextlib.nullcontext():
             return make(model, step)
+
+
+class _Pass:
+    """A train, test or predict step with its layers, tapes and optimizers wrapped."""
+
+    def __init__(
+        self, plan: Plan, model: Any, run: Step, watched: Sequence[Weight], trains: bool
+    ) -> None:
+        self._plan = plan
+        self._model = weakref.ref(model)
+        self._run = run
+        self._watched = watched
+        self._trains = trains
+
+    def __call__(self, data: Any) -> tuple[Any, Trace, TensorFlowDevice]:
+        device = TensorFlowDevice()
+        trace = Trace(self._plan, device, trains=self._trains)
+        if not self._trains:
+            with trace.installed():
+                return self._run(data), trace, device
+        optimizers = Optimizers(self._model(), device.watch_given(self._watched), device.hold_scale)
+        with trace.installed(), optimizers.installed(), device.backward.installed():
+            outputs = self._run(data)
+        trace.add_weights(device.slots_of_given(self._watched))
+        return outputs, trace, device
+
+    def values(self) -> dict[int, Any]:
+        """The weights as the step finds them, where they are needed."""
+        return {
+            id(w.variable): tf.convert_to_tensor(w.variable.value)
+            for w in self._watched
+            if w.ports.keys() & {"weight", "update"}
+        }
+
+    def slots(self, before: Mapping[int, Any]) -> list[Slot]:
+        """The weights before the step, and what it changed; called behind it."""
+        found: list[Slot] = []
+        for weight in self._watched:
+            for port, (site, wanted) in weight.ports.items():
+                name = named(site, None)
+                if port == "weight":
+                    met = Met(before[id(weight.variable)], weight.entry, port, wanted)
+                    found.append(Slot(name, met, wanted))
+                elif port == "update":
+                    old = tf.cast(before[id(weight.variable)], tf.float32)
+                    change = tf.cast(weight.variable.value, tf.float32) - old
+                    met = Met(change, weight.entry, port, wanted, beside=old)
+                    found.append(Slot(name, met, wanted))
+        return found
+
+
+def _reason(slot: Slot) -> Unseen | None:
+    """The report of a gradient that did not come."""
+    met: Met = slot.measured
+    if met.problem is not None:
+        return Unseen(slot.site.name, met.problem, "watch its output")
+    return without_gradient(slot.site.name) if met.tensor is None else None
+
+
+def _without_scale(slot: Slot) -> Slot:
+    met = slot.measured.without_scale()
+    return dataclasses.replace(slot, measured=met, wanted=met.wanted)
 
 
 def _of(slot: Slot, tensor: Any) -> Slot:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from fitscope.engine import tensorflow_kernel
 from fitscope.engine.entry import Entry
 from fitscope.engine.layout import Kept, Layout
+from fitscope.engine.optimizers import with_scale
 from fitscope.engine.plan import Wanted
 from fitscope.engine.tensorflow_kernel import LARGE, Kind, Reduced
 from fitscope.engine.tensorflow_rows import SumsRow
@@ -19,21 +20,45 @@ from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
+from fitscope.statistics.paired import Paired
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Met:
-    """A tensor of the step, to be measured when the whole step is traced."""
+    """A tensor of the step, to be measured when the whole step is traced.
+
+    Attributes:
+        tensor: the tensor; None for a gradient that did not come.
+        entry: whose it is.
+        port: at which port.
+        wanted: what is to be taken of it.
+        scale: by what a gradient is too large.
+        beside: a second tensor, for statistics of both.
+        problem: why it cannot be measured.
+    """
 
     tensor: Any
     entry: Entry
     port: str
     wanted: Wanted
+    scale: Any = None
+    beside: Any = None
+    problem: str | None = None
+
+    def without_scale(self) -> Met:
+        """The same, with a gradient divided by the scale of its loss."""
+        if self.scale is None:
+            return self
+        beside = tf.cast(self.scale, tf.float32)
+        tensor = tf.cast(tf.stop_gradient(self.tensor), tf.float32) / beside
+        wanted = with_scale(self.wanted)
+        return dataclasses.replace(self, tensor=tensor, wanted=wanted, scale=None, beside=beside)
 
 
-def user_state(statistic: Any, x: Any) -> Any:
+def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = tf.convert_to_tensor(statistic.update(x))
+    paired = isinstance(statistic, Paired)
+    state = tf.convert_to_tensor(statistic.update(x, beside) if paired else statistic.update(x))
     if state.shape.rank != 1 or state.shape[0] is None or state.dtype != tf.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
@@ -73,7 +98,7 @@ class Ring:
             met: Met = slot.measured
             statistics = met.wanted.statistics
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
-            states.append([user_state(s, x) for s in statistics])
+            states.append([user_state(s, x, met.beside) for s in statistics])
             found.append(Reduced(met.tensor, _kind(met), place))
         layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]

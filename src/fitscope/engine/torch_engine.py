@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from fitscope.engine import torch_kernel
-from fitscope.engine.entry import Entry
+from fitscope.engine.entry import Entry, without_gradient
 from fitscope.engine.layout import Kept, Layout, Row, VectorRow
+from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers, with_scale
 from fitscope.engine.plan import Plan, Wanted
-from fitscope.engine.trace import Root, Trace
+from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS, LENGTH
+from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
+from fitscope.select.unseen import Unseen
+from fitscope.statistics.paired import Paired
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
@@ -32,8 +36,21 @@ class Measured:
     """A copy of the tensor itself, if it is wanted: a later layer may work in place."""
 
 
+@dataclasses.dataclass(eq=False)
+class Coming:
+    """A gradient that the backward pass will bring, or not."""
+
+    wanted: Wanted
+    measured: Measured | None = None
+    problem: str | None = None
+
+
 class TorchDevice:
     """Measures tensors as they come."""
+
+    def __init__(self) -> None:
+        self.scales: list[Any] = []
+        """Of the losses of this step."""
 
     def is_tensor(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor)
@@ -48,14 +65,53 @@ class TorchDevice:
         # Inside vmap and the other function transforms a tensor stands for many.
         return _current_level() if _current_level is not None else None
 
-    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Measured:
+    def hold_scale(self, scale: Any) -> Any:
+        """Keep the scale of a loss for its gradients."""
+        self.scales.append(scale)
+        return scale
+
+    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Coming]:
+        coming = Coming(wanted)
+        if not tensor.requires_grad:
+            return tensor, coming
+
+        def came(gradient: Any) -> None:
+            # Of a gradient of gradients there are several, and the last one is that of the loss.
+            if len(self.scales) > 1:
+                coming.problem = SEVERAL_SCALES
+                return
+            try:
+                self.measure_gradient(coming, gradient, entry, "gradient", self.scales)
+            except Exception as error:  # whatever goes wrong here, the step is not to
+                coming.problem = f"could not be measured: {type(error).__name__}: {error}"
+
+        tensor.register_hook(came)
+        return tensor, coming
+
+    def measure_gradient(
+        self, coming: Coming, gradient: Any, entry: Entry, port: str, scales: Sequence[Any]
+    ) -> None:
+        """Measure a gradient without the scale of its loss."""
+        beside = None
+        with torch.no_grad():
+            if gradient.is_sparse:
+                gradient = gradient.to_dense()
+            for scale in scales:
+                beside = torch.as_tensor(scale).float()
+                gradient = gradient.float() / beside
+                coming.wanted = with_scale(coming.wanted)
+        coming.measured = self.measure(gradient, entry, port, coming.wanted, beside)
+
+    def measure(
+        self, tensor: Any, entry: Entry, port: str, wanted: Wanted, beside: Any = None
+    ) -> Measured:
         with torch.no_grad():
             taken, count = torch_kernel.sample(tensor)
             vector = torch_kernel.moments(
                 tensor, entry.zones(port), entry.unit_axis(tensor.ndim), count
             )
             x = tensor.detach().float() if wanted.statistics else None
-            states = tuple(user_state(s, x) for s in wanted.statistics)
+            states = tuple(user_state(s, x, beside) for s in wanted.statistics)
             value = tensor.detach().clone() if wanted.keeps else None
             return Measured(vector, taken, states, value)
 
@@ -66,9 +122,10 @@ class TorchDevice:
 _current_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
 
 
-def user_state(statistic: Any, x: Any) -> Any:
+def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
     """Run a user statistic's `update`, and hold it to its contract."""
-    state = torch.as_tensor(statistic.update(x))
+    paired = isinstance(statistic, Paired)
+    state = torch.as_tensor(statistic.update(x, beside) if paired else statistic.update(x))
     if state.ndim != 1 or state.dtype != torch.float32:
         raise StatisticError(
             f"Statistic {statistic.name!r}: update returned a tensor of shape "
@@ -84,7 +141,7 @@ class TorchEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
-        self._layouts: dict[tuple[int, ...], tuple[Layout, list[int]]] = {}
+        self._layouts: dict[tuple[Any, ...], tuple[Layout, list[int]]] = {}
 
     @property
     def _model(self) -> Any:
@@ -110,10 +167,14 @@ class TorchEngine:
             run = torch.compile(run)
 
         def observed_step(data: Any) -> Any:
-            trace = Trace(self.plan, TorchDevice())
-            with trace.installed():
+            device = TorchDevice()
+            trace = Trace(self.plan, device, trains=phase == "train")
+            seen = _Weights(device, weights(self.plan) if phase == "train" else ())
+            optimizers = Optimizers(model, seen.given, device.hold_scale)
+            with trace.installed(), optimizers.installed():
                 outputs = run(data)
             try:
+                trace.add_weights(seen.slots())
                 emit(self._rows(trace, data[0]))
             except StatisticError:
                 raise
@@ -129,6 +190,11 @@ class TorchEngine:
             torch.cuda.synchronize()
 
     def _rows(self, trace: Trace, data: Any) -> VectorRow:
+        missing: list[Unseen] = []
+        for _, found in trace.passes():
+            missing += [u for slot in found if (u := _missing(slot)) is not None]
+        for root in trace.roots:
+            root.slots = [_came(slot) for slot in root.slots if _missing(slot) is None]
         slots = [slot for root in trace.roots for slot in root.slots]
         with torch.no_grad():
             moments = (
@@ -143,12 +209,12 @@ class TorchEngine:
             )
             states = [state for s in slots for state in s.measured.extra]
             extra = torch.cat(states) if states else torch.zeros(0)
-        key = tuple(id(s.site) for s in slots)
+        key = (*(id(s.site) for s in slots), *(u.site for u in missing))
         lengths = [int(state.shape[0]) for state in states]
         if key not in self._layouts:
             named = [slot for _, found in trace.passes() for slot in found]
             per_slot = [[e.shape[0] for e in s.measured.extra] for s in named]
-            layout = Layout.of(named, per_slot, trace.not_fired())
+            layout = Layout.of(named, per_slot, [*trace.not_fired(), *missing])
             self._layouts[key] = (layout, lengths)
         layout, known = self._layouts[key]
         if lengths != known:
@@ -160,3 +226,63 @@ class TorchEngine:
         sites = tuple(layout.sites[i] for i in kept)
         values = Kept(sites, [slots[i].measured.value for i in kept], data) if kept else None
         return VectorRow([layout], 0, moments, histograms, extra, values)
+
+
+class _Weights:
+    """The weights of one step: before it, their gradients in it, and after it."""
+
+    def __init__(self, device: TorchDevice, watched: Sequence[Weight]) -> None:
+        self._device = device
+        self._watched = {id(w.variable): w for w in watched}
+        self._measured: dict[tuple[int, str], Any] = {}
+        self._before: dict[int, Any] = {}
+        for key, weight in self._watched.items():
+            value = weight.variable.value.detach()
+            if "weight" in weight.ports:
+                self._measure(weight, "weight", value)
+            if "update" in weight.ports:
+                self._before[key] = value.clone()
+
+    def _measure(self, weight: Weight, port: str, value: Any, beside: Any = None) -> None:
+        _, wanted = weight.ports[port]
+        made = self._device.measure(value, weight.entry, port, wanted, beside)
+        self._measured[id(weight.variable), port] = made
+
+    def given(self, variable: Any, gradient: Any, scale: Any) -> None:
+        """Measure a gradient that an optimizer is given."""
+        weight = self._watched.get(id(variable))
+        if weight is None or "weight_gradient" not in weight.ports:
+            return
+        coming = Coming(weight.ports["weight_gradient"][1])
+        scales = () if scale is None else (scale,)
+        self._device.measure_gradient(coming, gradient, weight.entry, "weight_gradient", scales)
+        self._measured[id(variable), "weight_gradient"] = coming
+
+    def slots(self) -> list[Slot]:
+        """Everything measured, once the step is done."""
+        found: list[Slot] = []
+        for key, weight in self._watched.items():
+            if key in self._before:
+                before = self._before[key].float()
+                change = weight.variable.value.detach().float() - before
+                self._measure(weight, "update", change, before)
+            for port, (site, wanted) in weight.ports.items():
+                measured = self._measured.get((key, port)) or Coming(wanted)
+                found.append(Slot(site, measured, wanted))
+        return found
+
+
+def _missing(slot: Slot) -> Unseen | None:
+    """The report of a gradient that did not come."""
+    if not isinstance(slot.measured, Coming) or slot.measured.measured is not None:
+        return None
+    if slot.measured.problem is not None:
+        return Unseen(slot.site.name or slot.site.path, slot.measured.problem, "report this layer")
+    return without_gradient(slot.site.name)
+
+
+def _came(slot: Slot) -> Slot:
+    """A slot with what came, where it was waited for."""
+    if not isinstance(slot.measured, Coming):
+        return slot
+    return Slot(slot.site, slot.measured.measured, slot.measured.wanted)

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry, named
-from fitscope.engine.leaves import Leaf, leaves
-from fitscope.engine.plan import Plan, Wanted
+from fitscope.engine.leaves import Leaf, leaves, map_leaves
+from fitscope.engine.plan import WEIGHT_PORTS, Plan, Wanted
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -56,6 +56,14 @@ class Device(Protocol):
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any: ...
 
+    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Any]:
+        """Have the gradient of the loss with respect to a tensor measured when it comes.
+
+        Returns:
+            The tensor to go on with, and what will hold the measurement.
+        """
+        ...
+
     def finish(self, root: Root) -> None:
         """Called when a forward pass ends, still inside the trace it ran in."""
         ...
@@ -69,21 +77,31 @@ class Trace:
         device: what is done with a tensor.
         symbolic: whether symbolic tensors are met, too.
         any_dtype: whether tensors that hold no floating-point numbers are wanted, too.
+        trains: whether a backward pass follows.
     """
 
     def __init__(
-        self, plan: Plan, device: Device, *, symbolic: bool = False, any_dtype: bool = False
+        self,
+        plan: Plan,
+        device: Device,
+        *,
+        symbolic: bool = False,
+        any_dtype: bool = False,
+        trains: bool = False,
     ) -> None:
         self.plan = plan
         self.device = device
         self.symbolic = symbolic
         self.any_dtype = any_dtype
+        self.trains = trains
         self.roots: list[Root] = []
         self.calls: Counter[int] = Counter()
         self.unseen: dict[str, Unseen] = {}
         self._stack: list[Root] = []
         self._sealed: str | None = None
         self._last: tuple[Any, Any, Any] | None = None
+        self._gradients: dict[int, tuple[Any, Any, Any, Wanted]] = {}
+        """By identity, tensors whose gradients are watched, and what goes on in their place."""
         self._measured_ids = {id(entry.target) for entry in plan.candidates}
 
     def passes(self) -> list[tuple[Root, list[Slot]]]:
@@ -94,7 +112,8 @@ class Trace:
         ]
 
     def _named(self, site: Site) -> Site:
-        return named(site, site.call if self.calls[id(site.layer)] > 1 else None)
+        several = site.port not in WEIGHT_PORTS and self.calls[id(site.layer)] > 1
+        return named(site, site.call if several else None)
 
     def not_fired(self) -> list[Unseen]:
         """Candidates that no call reached, and tensors that were met but could not be measured."""
@@ -207,7 +226,57 @@ class Trace:
             outputs = function(*args, **kwargs)
         if "output" in ports:
             self._observe(root, entry, call, "output", outputs)
+        if "gradient" in ports and self.trains:
+            outputs = self._watch_gradients(root, entry, call, outputs)
         return outputs
+
+    def _watch_gradients(self, root: Root, entry: Entry, call: int, outputs: Any) -> Any:
+        replaced = False
+
+        def watch(leaf: Leaf, tensor: Any) -> Any:
+            nonlocal replaced
+            if not self.device.is_tensor(tensor):
+                return tensor
+            try:
+                after = self._watch_gradient(root, entry, call, leaf, tensor)
+            except Exception as error:  # whatever goes wrong here, the step is not to
+                reason = f"could not be measured: {type(error).__name__}: {error}"
+                name = f"{entry.path}:gradient"
+                self.unseen.setdefault(name, Unseen(name, reason, "report this layer"))
+                return tensor
+            replaced |= after is not tensor
+            return after
+
+        found = map_leaves(watch, outputs)
+        return found if replaced else outputs
+
+    def _watch_gradient(self, root: Root, entry: Entry, call: int, leaf: Leaf, tensor: Any) -> Any:
+        """Watch one tensor; gives back the one to go on with."""
+        dtype, shape = self.device.dtype(tensor), self.device.shape(tensor)
+        site, wanted = self.plan.lookup(entry, call, "gradient", leaf, shape, dtype)
+        if wanted is None:
+            return tensor
+        problem = self._obstacle(root, site)
+        if problem is not None:
+            self.unseen.setdefault(problem.site, problem)
+            return tensor
+        # A tensor that is handed on, or given out twice, has one gradient.
+        known = self._gradients.get(id(tensor))
+        if known is not None and known[3] == wanted:
+            _, after, measured, _ = known
+        else:
+            after, measured = self.device.watch_gradient(tensor, entry, wanted)
+            if after is not tensor:
+                keras_internals.carry_mask(tensor, after)
+            for each in (tensor, after):
+                self._gradients[id(each)] = (each, after, measured, wanted)
+        root.slots.append(Slot(site, measured, wanted))
+        return after
+
+    def add_weights(self, slots: list[Slot]) -> None:
+        """Add what was measured of the weights, behind what was met in the passes."""
+        if slots:
+            self.roots.append(Root(self.plan.entries[0], None, None, slots))
 
     def _observe(self, root: Root, entry: Entry, call: int, port: str, tree: Any) -> None:
         found = 0

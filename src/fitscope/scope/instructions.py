@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable
 from typing import Any, Union
 
@@ -15,9 +16,6 @@ from fitscope.values.stream import Stream
 
 Instruction = Union["Watch", Stream]
 """What a scope accepts."""
-
-WATCHABLE = ("output", "input", "preactivation")
-"""The ports that can be watched so far."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +49,12 @@ def watch(
     Args:
         select: a glob over layer paths (`"conv*"`, `"encoder/*/attn"`, `"**"`), a layer class, a
             layer, a predicate over sites, a list of these, or a combination with `& | ~`.
-        of: which tensor of a layer: `"output"`, `"input"`, or `"preactivation"` (what goes into
-            a fused activation); or several of them.
+        of: which tensor of a layer, or several of them: `"output"`; `"input"`; `"preactivation"`
+            (what goes into a fused activation); `"gradient"` (of the loss with respect to the
+            output); and for each of its variables `"weight"` (as the step found it),
+            `"weight_gradient"` (as the optimizer was given it) and `"update"` (the weight after
+            the step minus the weight before). Gradients are reported without a loss scale. The
+            last four exist in training steps only.
         statistics: your own `fs.Statistic`s, computed beside the built-in ones.
 
     Returns:
@@ -69,15 +71,15 @@ def watch(
     """
     ports = (of,) if isinstance(of, str) else tuple(of)
     for port in ports:
-        if port in WATCHABLE:
-            continue
-        known = "is known but cannot be watched yet" if port in PORTS else "is not known"
-        raise SelectionError(
-            f"watch(of=...): the port {port!r} {known}. It accepts "
-            f"{', '.join(map(repr, WATCHABLE))}, one or a list of them."
-        )
+        if port not in PORTS:
+            near = difflib.get_close_matches(str(port), PORTS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise SelectionError(
+                f"watch(of=...): the port {port!r} is not known.{hint} It accepts "
+                f"{', '.join(map(repr, PORTS))}, one or a list of them."
+            )
     if not ports:
-        raise SelectionError(f"watch(of=...) is empty; give one or more of {WATCHABLE}.")
+        raise SelectionError(f"watch(of=...) is empty; give one or more of {PORTS}.")
     chosen = (statistics,) if isinstance(statistics, Statistic) else statistics
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
         raise StatisticError(

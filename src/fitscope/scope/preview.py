@@ -10,10 +10,11 @@ from typing import Any
 import keras
 
 from fitscope.engine import keras_internals
-from fitscope.engine.entry import Entry
+from fitscope.engine.entry import Entry, named
 from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.trace import Root, Trace
 from fitscope.engine.vector import BINS, LENGTH
+from fitscope.engine.weights import weights
 from fitscope.errors import UnsupportedError
 from fitscope.scope.instructions import Instruction, watch
 from fitscope.scope.session import make_plan
@@ -130,7 +131,7 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
     if spec is None:
         note = "The model's input shapes are not known, so neither are these; call it on a batch."
     else:
-        trace = Trace(plan, _Shapes(), symbolic=True)
+        trace = Trace(plan, _Shapes(), symbolic=True, trains=True)
         try:
             with trace.installed():
                 keras_internals.abstract_call(_call(model), spec)
@@ -138,6 +139,7 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
             note = f"The model cannot be run on shapes alone ({type(error).__name__}: {error})."
         else:
             sites = [slot.site for _, found in trace.passes() for slot in found]
+            sites += [named(s, None) for w in weights(plan) for s, _ in w.ports.values()]
             unseen += trace.not_fired()
     if note is not None:
         sites = _static_sites(plan)
@@ -199,6 +201,10 @@ class _Shapes:
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any:
         del tensor, entry, port, wanted
+
+    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Any]:
+        del entry, wanted
+        return tensor, None
 
     def finish(self, root: Root) -> None:
         del root

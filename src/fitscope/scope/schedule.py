@@ -111,7 +111,7 @@ class Budget:
         return observed
 
     def _next(self) -> list[tuple[bool, int | None]]:
-        probe = [(i == 3, i) for i in self._PROBE]
+        probe: list[tuple[bool, int | None]] = [(i == 3, i) for i in self._PROBE]
         if not self._begun:
             self._begun = True
             return [(True, None), *probe]  # the first two compile; the second also settles

@@ -15,6 +15,7 @@ from fitscope.scope.instructions import Watch, watch
 from fitscope.scope.session import make_plan
 from fitscope.scope.tell import tell
 
+_OF_A_PASS = ("output", "input", "preactivation")
 Taps = dict[str, Any]
 """Tensors by the name of their site."""
 
@@ -117,6 +118,9 @@ class _Keeper:
         del entry, port, wanted
         return tensor
 
+    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Any]:
+        raise NotImplementedError  # no backward pass is traced
+
     def finish(self, root: Root) -> None:
         del root
 
@@ -127,6 +131,13 @@ def _trace(model: Any, chosen: Watch) -> Trace:
         raise UnsupportedError(
             f"capture({getattr(model, 'name', model)!r}): the model is not built, so its layers "
             "are not known yet. Call it once on a batch, or model.build(shape)."
+        )
+    beyond = [port for port in chosen.ports if port not in _OF_A_PASS]
+    if beyond:
+        raise SelectionError(
+            f"capture(of=...): {beyond[0]!r} is not part of a forward pass, which is all that is "
+            f"run here. It accepts {', '.join(map(repr, _OF_A_PASS))}; differentiate a loss with "
+            "respect to the captured tensors to get their gradients."
         )
     plan: Plan = make_plan(model, [chosen])
     return Trace(plan, _Keeper(), any_dtype=True)

@@ -1,0 +1,126 @@
+"""What a step hands to its optimizers, seen for the time of one trace."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+import keras
+
+from fitscope.engine import keras_internals
+from fitscope.engine.plan import Wanted
+from fitscope.statistics.paired import LOSS_SCALE
+
+SEVERAL_SCALES = (
+    "was not measured: several optimizers scale their losses in one step, and which of them a "
+    "gradient belongs to is not known"
+)
+
+
+def with_scale(wanted: Wanted) -> Wanted:
+    """The same, and the scale of the loss beside it."""
+    if LOSS_SCALE in wanted.statistics:
+        return wanted
+    return dataclasses.replace(wanted, statistics=(*wanted.statistics, LOSS_SCALE))
+
+
+class Optimizers:
+    """Wraps the optimizers of a model while a step is traced or run.
+
+    Args:
+        model: whose attributes are searched for optimizers.
+        given: called with a variable, its gradient and the scale of the loss (or None) for each
+            gradient that an optimizer is given. The gradient still carries the scale.
+        hold: called with the scale of a loss, where there is one; what it gives back is handed to
+            `given`.
+    """
+
+    def __init__(
+        self, model: Any, given: Callable[[Any, Any, Any], None], hold: Callable[[Any], Any]
+    ) -> None:
+        self.found = list(_optimizers(vars(model).values()))
+        self._given = given
+        self._hold = hold
+        self._scales: dict[int, Any] = {}
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def installed(self) -> Generator[None]:
+        """Wrap the optimizers for the duration of the block."""
+        undo: list[tuple[dict[str, Any], str]] = []
+        try:
+            for optimizer in self.found:
+                for name, wrapper in self._wrappers(optimizer):
+                    # Past the attribute tracking of Keras, and deleted afterwards.
+                    vars(optimizer)[name] = wrapper
+                    undo.append((vars(optimizer), name))
+            yield
+        finally:
+            for namespace, name in undo:
+                namespace.pop(name, None)
+
+    def _wrappers(self, optimizer: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
+        scale_loss, apply = optimizer.scale_loss, optimizer.apply
+        stateless_apply = getattr(optimizer, "stateless_apply", None)
+
+        @functools.wraps(scale_loss)
+        def scaled(loss: Any) -> Any:
+            found = scale_loss(loss)
+            if found is not loss:
+                one = keras.ops.ones((), keras.backend.standardize_dtype(found.dtype))
+                self._scales[id(optimizer)] = self._hold(scale_loss(one))
+            return found
+
+        @functools.wraps(apply)
+        def applied(grads: Any, trainable_variables: Any = None) -> Any:
+            grads = list(grads)
+            variables = trainable_variables
+            if variables is None:
+                variables = keras_internals.trained_by(optimizer)
+            self._tell(optimizer, variables, grads)
+            with self._inside():
+                return apply(grads, trainable_variables)
+
+        yield "scale_loss", scaled
+        yield "apply", applied
+        if stateless_apply is None:
+            return
+
+        @functools.wraps(stateless_apply)
+        def applied_to_state(optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+            grads = list(grads)
+            self._tell(optimizer, keras_internals.trained_by(optimizer), grads)
+            with self._inside():
+                return stateless_apply(optimizer_variables, grads, trainable_variables)
+
+        yield "stateless_apply", applied_to_state
+
+    def _tell(self, optimizer: Any, variables: Iterable[Any], grads: Iterable[Any]) -> None:
+        # An optimizer may hand on to another one, or to its own other method.
+        if self._depth:
+            return
+        scale = self._scales.get(id(optimizer))
+        for variable, gradient in zip(variables, grads, strict=False):
+            if gradient is not None:
+                self._given(variable, gradient, scale)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Generator[None]:
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+
+def _optimizers(values: Iterable[Any]) -> Iterator[Any]:
+    seen: set[int] = set()
+    for value in values:
+        several = value.values() if isinstance(value, dict) else value
+        for each in several if isinstance(value, (list, tuple, dict)) else (value,):
+            if isinstance(each, keras.optimizers.Optimizer) and id(each) not in seen:
+                seen.add(id(each))
+                yield each
