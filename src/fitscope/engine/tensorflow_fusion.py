@@ -115,6 +115,11 @@ _SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
 """Readers that want no value. Gradients have them where a batch size is not known beforehand, and
 the optimizer takes them away before it looks for chains."""
 
+_SOURCES_OF_THEIR_OWN = frozenset({"Arg", "Placeholder", "PlaceholderWithDefault", "VarHandleOp"})
+"""Operations without inputs, of which each stands for something else."""
+
+_IDENTITIES = frozenset({"Identity", "IdentityN"})
+
 _DEPTH = 12
 
 
@@ -144,12 +149,53 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
 def _readers(tensor: Any, readers: dict[Any, int]) -> int:
     reference = tensor.ref()
     if reference not in readers:
-        readers[reference] = len(_of_values(tensor))
+        readers[reference] = len(_distinct(_of_values(tensor)))
     return readers[reference]
 
 
+def _distinct(operations: list[Any]) -> list[Any]:
+    """Without those that compute what another one does, which the optimizer makes one of."""
+    found: list[Any] = []
+    for operation in operations:
+        if not any(_equal(operation, other, _DEPTH) for other in found):
+            found.append(operation)
+    return found
+
+
+def _equal(a: Any, b: Any, depth: int) -> bool:
+    if a is b:
+        return True
+    if a.type != b.type or len(a.inputs) != len(b.inputs) or a.type in _SOURCES_OF_THEIR_OWN:
+        return False
+    if a.type == "Const":
+        return a.get_attr("value") == b.get_attr("value")
+    if not depth:
+        return True  # not known, and one reader is the case to be careful with
+    pairs = ((_handed_on(x), _handed_on(y)) for x, y in zip(a.inputs, b.inputs, strict=True))
+    return all(
+        x.ref() == y.ref() or (x.value_index == y.value_index and _equal(x.op, y.op, depth - 1))
+        for x, y in pairs
+    )
+
+
+def _handed_on(tensor: Any) -> Any:
+    """What an identity hands on."""
+    while tensor.op.type in _IDENTITIES:
+        tensor = tensor.op.inputs[tensor.value_index]
+    return tensor
+
+
 def _of_values(tensor: Any) -> list[Any]:
-    return [operation for operation in tensor.consumers() if operation.type not in _SHAPES]
+    """The operations that read a tensor's value, also by way of identities, which will be gone."""
+    found: list[Any] = []
+    for operation in tensor.consumers():
+        if operation.type in _IDENTITIES:
+            for read, handed_on in zip(operation.inputs, operation.outputs, strict=True):
+                if read.ref() == tensor.ref():
+                    found += _of_values(handed_on)
+        elif operation.type not in _SHAPES:
+            found.append(operation)
+    return found
 
 
 def _repeat(tensor: Any, readers: dict[Any, int], depth: int) -> Any:

@@ -1,0 +1,421 @@
+"""Gradients, weights and updates are those of the very step; the other path is autodiff itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from reference import expected
+from replay import Snapshots, Twin, concrete, flatten, resolve, runs_in_a_loop
+from zoo import BACKEND, BATCH, BY_NAME, Case, rows
+
+import fitscope as fs
+
+JITS = [True, False] if BACKEND != "torch" else [False]
+PORTS = ["gradient", "weight", "weight_gradient", "update"]
+STATISTICS = ["mean", "std", "rms", "min", "max", "absmax", "l1", "l2", "zeros", "count"]
+CASES = [
+    "sequential", "branches", "subclassed", "siamese", "convolutions", "recurrent", "transformer",
+    "trees", "two_outputs", "noisy", "frozen", "regularized", "mixed_bfloat16",
+]  # fmt: skip
+SLOW = {
+    "jax": ("sequential", "siamese", "transformer", "noisy", "regularized"),
+    "tensorflow": ("sequential", "siamese", "transformer", "noisy", "regularized"),
+    "torch": (),
+}
+"""Left to the comparison of trainings bit for bit on backends that compile them for long."""
+
+RANDOM = ("noisy", "transformer", "sequential")
+
+Place = tuple[int, int, tuple[str, ...]]
+"""Which layer, which of its calls, which of its outputs."""
+
+
+class Passing:
+    """Lets something be done with every output of every layer, past fitscope."""
+
+    def __init__(self, look: Any, model: Any) -> None:
+        self.look = look
+        self.calls: dict[int, int] = {}
+        self.inside = runs_in_a_loop(model)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        layer_call, operation_call = keras.layers.Layer.__call__, keras.Operation.__call__
+
+        def of_layer(target: Any, *args: Any, **kwargs: Any) -> Any:
+            return self._pass(target, layer_call(target, *args, **kwargs))
+
+        def of_operation(target: Any, *args: Any, **kwargs: Any) -> Any:
+            found = operation_call(target, *args, **kwargs)
+            return found if isinstance(target, keras.layers.Layer) else self._pass(target, found)
+
+        keras.layers.Layer.__call__, keras.Operation.__call__ = of_layer, of_operation
+        try:
+            yield
+        finally:
+            keras.layers.Layer.__call__ = layer_call
+            keras.Operation.__call__ = operation_call
+
+    def _pass(self, target: Any, outputs: Any) -> Any:
+        if id(target) in self.inside:
+            return outputs
+        call = self.calls.get(id(target), 0)
+        self.calls[id(target)] = call + 1
+        flat = dict(flatten(outputs))
+        changed = {
+            leaf: self.look((id(target), call, tuple(map(str, leaf))), value)
+            for leaf, value in flat.items()
+        }
+        if all(changed[leaf] is value for leaf, value in flat.items()):
+            return outputs
+        return keras.tree.pack_sequence_as(outputs, list(changed.values()))
+
+
+def is_float(tensor: Any) -> bool:
+    return "float" in keras.backend.standardize_dtype(tensor.dtype)
+
+
+def loss_of(model: Any, x: Any, y: Any, y_pred: Any) -> Any:
+    return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=None, training=True)
+
+
+def by_torch(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+    met: dict[Place, Any] = {}
+
+    def keep(place: Place, tensor: Any) -> Any:
+        if tensor.requires_grad:
+            tensor.retain_grad()
+            met[place] = tensor
+        return tensor
+
+    model.zero_grad()
+    with Passing(keep, model).installed():
+        y_pred = model(x, training=True)
+    loss_of(model, x, y, y_pred).backward()
+    found = {p: array(t.grad) for p, t in met.items() if t.grad is not None}
+    return found, [array(v.value.grad) for v in model.trainable_variables]
+
+
+def by_tensorflow(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+    import tensorflow as tf
+
+    met: dict[Place, Any] = {}
+
+    def keep(place: Place, tensor: Any) -> Any:
+        met[place] = tensor
+        return tensor
+
+    with tf.GradientTape(persistent=True) as tape:
+        with Passing(keep, model).installed():
+            y_pred = model(x, training=True)
+        loss = loss_of(model, x, y, y_pred)
+    floats = {p: t for p, t in met.items() if is_float(t)}
+    gradients = {p: tape.gradient(loss, t) for p, t in floats.items()}
+    found = {p: array(g) for p, g in gradients.items() if g is not None}
+    return found, [array(g) for g in tape.gradient(loss, model.trainable_variables)]
+
+
+def by_jax(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+    """Zeros are added to every output, and the loss is differentiated by them."""
+    import jax
+
+    trainable = [v.value for v in model.trainable_variables]
+    fixed = [v.value for v in model.non_trainable_variables]
+
+    def loss(trainable: Any, zeros: Any, look: Any) -> Any:
+        with Passing(look, model).installed():
+            y_pred, new, losses = model.stateless_call(
+                trainable, fixed, x, training=True, return_losses=True
+            )
+        mapping = list(zip(model.trainable_variables, trainable, strict=True))
+        mapping += list(zip(model.non_trainable_variables, new, strict=True))
+        mapping += [(v, v.value) for v in model.metrics_variables]
+        with keras.StatelessScope(mapping):
+            total = model.compute_loss(x, y, y_pred, None, training=True)
+        return total if not losses else total + sum(losses)
+
+    shapes: dict[Place, Any] = {}
+
+    def measure(place: Place, tensor: Any) -> Any:
+        if is_float(tensor):
+            shapes[place] = np.zeros(tensor.shape, tensor.dtype)
+        return tensor
+
+    jax.eval_shape(lambda tv: loss(tv, {}, measure), trainable)
+
+    def differentiated(trainable: Any, zeros: Any) -> Any:
+        return loss(trainable, zeros, lambda p, t: t + zeros[p] if p in zeros else t)
+
+    names = {str(place): place for place in shapes}
+    by_name = {name: shapes[place] for name, place in names.items()}
+    of_weights, of_outputs = jax.jit(
+        jax.grad(
+            lambda tv, zeros: differentiated(tv, {names[n]: z for n, z in zeros.items()}), (0, 1)
+        )
+    )(trainable, by_name)
+    return {names[n]: array(g) for n, g in of_outputs.items()}, [array(g) for g in of_weights]
+
+
+def array(tensor: Any) -> np.ndarray:
+    found = concrete(ops.convert_to_tensor(tensor))
+    assert found is not None
+    return found[0]
+
+
+AUTODIFF = {"jax": by_jax, "tensorflow": by_tensorflow, "torch": by_torch}[BACKEND]
+
+
+def values_of(run: Any, steps: int) -> list[dict[str, dict[str, float]]]:
+    table: list[dict[str, dict[str, float]]] = [{} for _ in range(steps)]
+    for row in run.stats("**", [*STATISTICS, *run.user_statistics]):
+        table[row["step"]].setdefault(row["site"], {})[row["statistic"]] = row["value"]
+    return table
+
+
+def compare(got: dict[str, float], tensor: np.ndarray, *, half: bool, slack: float = 0.0) -> str:
+    """What is wrong with the statistics of a tensor, to 1e-4 of its rms (or its extreme)."""
+    want = expected(tensor, None)
+    tolerance = 3e-2 if half else 1e-4
+    wrong: list[str] = []
+    for name in STATISTICS:
+        scale = want["absmax"] if name in ("min", "max", "absmax") else want["rms"]
+        if name in ("l1", "l2"):
+            scale = abs(want[name])
+        allowed = tolerance * scale + slack
+        if name == "zeros":
+            # An element that is nothing but rounding may be zero on one path alone.
+            allowed = want["count"] * (0.05 if half else 0.01)
+        if name == "count":
+            allowed = 0
+        if abs(got[name] - want[name]) > allowed:
+            wrong.append(f"{name}: reported {got[name]!r}, autodiff says {want[name]!r}")
+    return "; ".join(wrong)
+
+
+class Replayed:
+    """One step once more, on a twin of the model in the state that the step began from."""
+
+    def __init__(
+        self, twin: Twin, state: list[np.ndarray], later: list[np.ndarray], x: Any, y: Any
+    ) -> None:
+        twin.load(state)
+        self.model = twin.model
+        outputs, by_weight = AUTODIFF(twin.model, *tensors(x, y))
+        self._outputs = outputs
+        variables = twin.model.trainable_variables
+        self._gradients = {id(v): g for v, g in zip(variables, by_weight, strict=True)}
+        self._before = {id(v): a for v, a in zip(twin.model.variables, state, strict=False)}
+        self._after = {id(v): a for v, a in zip(twin.model.variables, later, strict=False)}
+
+    def variable(self, site: Any) -> Any:
+        target = resolve(self.model, site.path)
+        return next(v for v in target.weights if v.name == site.leaf[0])
+
+    def tensor(self, site: Any) -> np.ndarray:
+        if site.port == "gradient":
+            target = resolve(self.model, site.path)
+            return self._outputs[id(target), site.call or 0, tuple(map(str, site.leaf))]
+        key = id(self.variable(site))
+        if site.port == "weight":
+            return self._before[key]
+        if site.port == "weight_gradient":
+            return self._gradients[key]
+        return self._after[key].astype(np.float64) - self._before[key]
+
+    def problem(self, site: Any, got: dict[str, float], *, half: bool) -> str:
+        tensor = self.tensor(site)
+        if site.port != "update":
+            return compare(got, tensor, half=half)
+        before = self._before[id(self.variable(site))].astype(np.float64)
+        found = compare(got, tensor, half=False, slack=1e-7 * float(np.abs(before).max()))
+        norm = np.linalg.norm(before.ravel())
+        ratio = np.linalg.norm(tensor.ravel()) / norm if norm else np.nan
+        if norm and not np.isclose(got["update_ratio"], ratio, rtol=1e-3):
+            found += f"; update_ratio {got['update_ratio']}, not {ratio}"
+        return found
+
+
+def tensors(*trees: Any) -> list[Any]:
+    return [keras.tree.map_structure(ops.convert_to_tensor, tree) for tree in trees]
+
+
+def check(case: Case, jit: bool, n: int = 2 * BATCH) -> None:
+    steps = -(-n // BATCH)
+    model = case.make(jit_compile=jit)
+    model.optimizer.build(model.trainable_variables)
+    x, y = case.data(n)
+    scope, snapshots = fs.Scope(fs.watch("**", of=PORTS), every=1), Snapshots(train=steps)
+    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose="0", callbacks=[snapshots, scope])
+    assert scope._session is not None
+    assert scope._session.broken is None, scope._session.broken
+    states = [snapshots.states["train", step] for step in range(steps)]
+    states.append([np.array(ops.convert_to_numpy(v)) for v in model.variables])
+    twin = Twin(case, x, y)
+    sites = {site.name: site for site in scope.run.sites}
+    # XLA draws other random numbers than TensorFlow's own kernels do, from the same seed.
+    random = BACKEND == "tensorflow" and jit and case.name in RANDOM
+    wrong: list[str] = []
+    for step, values in enumerate(values_of(scope.run, steps)):
+        part = slice(step * BATCH, (step + 1) * BATCH)
+        batch = [rows(d, part.start, part.stop) for d in (x, y)]
+        replayed = Replayed(twin, states[step], states[step + 1], *batch)
+        for name, got in values.items():
+            site = sites[name]
+            if "gradient" in site.port and (random or site.path == twin.model.name):
+                continue
+            problem = replayed.problem(site, got, half=site.dtype != "float32" or case.half)
+            if problem:
+                wrong.append(f"step {step}, {name}: {problem}")
+    assert not wrong, "\n".join(wrong[:20])
+    trained = {v.path for v in model.trainable_variables}
+    for port in ("weight_gradient", "update"):
+        of_port = [s for s in sites.values() if s.port == port]
+        reported = [resolve(model, s.path).weights for s in of_port]
+        named = zip(of_port, reported, strict=True)
+        assert {next(v.path for v in ws if v.name == s.leaf[0]) for s, ws in named} == trained
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in SLOW[BACKEND]])
+def test_they_are_those_of_the_step(name: str) -> None:
+    check(BY_NAME[name], JITS[0])
+
+
+# JAX runs and compiles one operation at a time without jit: one model stands for all.
+@pytest.mark.parametrize("name", ["branches"] if BACKEND == "jax" else ["branches", "convolutions"])
+def test_they_are_those_of_a_step_without_jit(name: str) -> None:
+    check(BY_NAME[name], False)
+
+
+def test_a_short_last_batch() -> None:
+    check(BY_NAME["branches"], JITS[0], n=BATCH + 3)
+
+
+def model_of(*inner: Any, units: int = 4) -> Any:
+    return keras.Sequential([keras.Input((units,)), *inner])
+
+
+def data(units: int = 4, n: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((n, units)).astype("float32")
+    return x, random.standard_normal((n, 2)).astype("float32")
+
+
+def trained(model: Any, ports: Any, *, steps: int = 1, **compiled: Any) -> Any:
+    model.compile(**{"optimizer": "sgd", "loss": "mse", **compiled})
+    x, y = data(n=8 * steps)
+    scope = fs.Scope(fs.watch("**", of=ports), every=1)
+    model.fit(x, y, batch_size=8, shuffle=False, verbose="0", callbacks=[scope])
+    assert scope._session is not None
+    assert scope._session.broken is None, scope._session.broken
+    return scope
+
+
+def one(scope: Any, site: str, statistic: str) -> float:
+    """The value of the only step."""
+    (row,) = scope.run.stats(site, statistic)
+    return row["value"]
+
+
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+def test_a_scaled_loss_is_taken_out_again(jit: bool) -> None:
+    def run(optimizer: Any) -> Any:
+        keras.utils.set_random_seed(1)
+        model = model_of(layers.Dense(3, "tanh", name="a"), layers.Dense(2, name="b"))
+        ports = ["gradient", "weight_gradient", "update"]
+        return trained(model, ports, optimizer=optimizer, jit_compile=jit)
+
+    inner = keras.optimizers.SGD(0.1)
+    plain = run(keras.optimizers.SGD(0.1))
+    scaled = run(keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0))
+    for site in plain.run.sites:
+        for statistic in ("rms", "max", "l1"):
+            a, b = (one(scope, site.name, statistic) for scope in (plain, scaled))
+            np.testing.assert_allclose(
+                a, b, rtol=1e-5, atol=1e-7, err_msg=f"{site.name} {statistic}"
+            )
+    scales = {row["value"] for row in scaled.run.stats("**:weight_gradient", "loss_scale")}
+    assert scales == {1024.0}
+    assert {row["value"] for row in scaled.run.stats("**:gradient", "loss_scale")} == {1024.0}
+    assert "loss_scale" not in plain.run.user_statistics
+
+
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+@pytest.mark.parametrize(
+    "options",
+    [{"clipnorm": 0.01}, {"global_clipnorm": 0.01}, {"use_ema": True}, {"weight_decay": 0.1},
+     {"gradient_accumulation_steps": 2}],
+    ids=lambda o: next(iter(o)),
+)  # fmt: skip
+def test_the_update_is_what_was_applied(options: dict[str, Any], jit: bool) -> None:
+    model = model_of(layers.Dense(2, name="out"))
+    before = model.get_weights()
+    optimizer = keras.optimizers.AdamW(0.1, **{"weight_decay": 0.0, **options})
+    scope = trained(model, ["update", "weight_gradient"], optimizer=optimizer, jit_compile=jit)
+    change = model.get_weights()[0] - before[0]
+    update = one(scope, "out:update[kernel]", "l2")
+    np.testing.assert_allclose(update, np.linalg.norm(change), rtol=1e-4, atol=1e-7)
+    if "gradient_accumulation_steps" in options:
+        assert update == 0
+    # The gradient is the one before clipping.
+    assert one(scope, "out:weight_gradient[kernel]", "l2") > 0.1
+
+
+def test_what_has_no_gradient_is_reported() -> None:
+    frozen = layers.Dense(4, name="frozen", trainable=False)
+    scope = trained(
+        model_of(frozen, layers.Dense(2, name="out")), ["gradient", "weight_gradient", "update"]
+    )
+    gaps = {u.site: u.reason for u in scope.unseen}
+    assert "got no gradient" in gaps["frozen:gradient"]
+    assert "is frozen" in gaps["frozen:update"]
+    assert {s.path for s in scope.run.sites} == {"out"}
+
+
+def test_they_are_of_training_only() -> None:
+    model = model_of(layers.Dense(2, name="out"))
+    model.compile("sgd", "mse")
+    x, y = data()
+    scope = fs.Scope(fs.watch("**", of=["output", "gradient", "weight"]), every=1)
+    model.fit(x, y, validation_data=(x, y), verbose="0", callbacks=[scope])
+    phases = {(r["phase"], r["site"]) for r in scope.run.stats("**", "rms")}
+    train = {
+        ("train", s) for s in ("out", "out:gradient", "out:weight[kernel]", "out:weight[bias]")
+    }
+    assert phases == {*train, ("validation", "out")}
+    assert not scope.unseen
+
+
+def test_a_gradient_can_be_streamed() -> None:
+    model = model_of(layers.Dense(2, name="out"))
+    model.compile("sgd", "mse")
+    x, y = data()
+    events: list[Any] = []
+    before = model(x)
+    scope = fs.Scope(fs.stream("out", events.append, of="gradient"))
+    model.fit(x, y, batch_size=8, shuffle=False, verbose="0", callbacks=[scope])
+    want = 2 * (ops.convert_to_numpy(before) - y) / y.size
+    np.testing.assert_allclose(events[0].values["out:gradient"], want, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_left_on_optimizer_or_tape() -> None:
+    model = model_of(layers.Dense(2, name="out"))
+    optimizer = keras.optimizers.Adam()
+    names = set(vars(optimizer))
+    trained(model, PORTS, optimizer=optimizer)
+    assert not {"apply", "scale_loss", "stateless_apply"} & (set(vars(optimizer)) - names)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        assert tf.GradientTape.gradient.__module__.startswith("tensorflow")
+
+
+def test_a_weight_port_is_no_part_of_a_capture() -> None:
+    model = model_of(layers.Dense(2, name="out"))
+    with pytest.raises(fs.SelectionError, match="not part of a forward pass"):
+        fs.capture(model, data()[0], "out", of="gradient")
