@@ -22,8 +22,8 @@ from jax.core import Tracer
 
 from fitscope.engine import jax_kernel, jax_program, keras_internals, raw_rows
 from fitscope.engine.entry import Entry
-from fitscope.engine.layout import Kept, Layout, Reading, Row
-from fitscope.engine.plan import Plan, Wanted
+from fitscope.engine.layout import Kept, Layout, Reading, Row, kept_bytes
+from fitscope.engine.plan import EVERY_ROW, Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS
 from fitscope.errors import StatisticError
@@ -68,10 +68,12 @@ class Tap:
     def read(self, x: Any) -> None:
         """Reduce the tensor's value."""
         try:
+            if self.wanted.keeps:
+                self.value = self.wanted.taken(x)
+            if not self.wanted.measures:
+                return
             zones = self.entry.zones(self.port)
             reduced = jax_kernel.reduce(x, zones, self.entry.unit_axis(x.ndim))
-            if self.wanted.keeps:
-                self.value = x
             if self.wanted.statistics:
                 x = x.astype(jnp.float32)
                 self.extra = tuple(user_state(s, x) for s in self.wanted.statistics)
@@ -179,7 +181,8 @@ class JaxEngine:
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            emit(SumsRow(self._traced_steps, key, row, histograms, values, data))
+            given = data if self.plan.keeps else None
+            emit(SumsRow(self._traced_steps, key, row, histograms, values, given))
             return outputs, state
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
@@ -221,14 +224,15 @@ class JaxEngine:
     def _row(self, trace: Trace) -> Any:
         met = [slot for _, found in trace.passes() for slot in found]
         slots = [slot for slot in met if slot.measured.reduced is not None]
-        lost = [s.measured.unseen(s) for s in met if s.measured.reduced is None]
+        keep = [slot for slot in met if slot.measured.value is not None]
+        read = [*slots, *keep]
+        lost = [s.measured.unseen(s) for s in met if not any(s is other for other in read)]
         found = [slot.measured.reduced for slot in slots]
         extra = [state for slot in slots for state in slot.measured.extra]
         lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
         layout = Layout.of(slots, lengths, [*trace.not_fired(), *lost])
         shapes = tuple(reduced.shape for reduced in found)
-        keep = [slot for slot in slots if slot.wanted.keeps]
-        kept = tuple(slot.site for slot in keep)
+        kept = tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep)
         self._traced_steps.append(_TracedStep(layout, shapes, sum(map(sum, lengths)), kept))
         key = jnp.int32(len(self._traced_steps) - 1)
         values = [slot.measured.value for slot in keep]
@@ -257,7 +261,7 @@ class _TracedStep:
     shapes: tuple[raw_rows.Shape, ...]
     states: int
     """Length of the user statistics' states together."""
-    kept: tuple[Site, ...]
+    kept: tuple[tuple[Site, slice], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -272,13 +276,23 @@ class SumsRow:
     data: Any
 
     def arrays(self) -> Sequence[Any]:
-        return self.key, self.row, self.histograms
+        return self.key, self.row, self.histograms, *self.values
 
     @property
     def kept(self) -> Kept | None:
-        if not self.values:
+        if self.data is None:
             return None
-        return Kept(self.steps[int(self.key)].kept, self.values, self.data)
+        kept = self.steps[int(self.key)].kept
+        lengths = [site.shape[0] if site.shape else None for site, _ in kept]
+        sites, rows = tuple(site for site, _ in kept), [rows for _, rows in kept]
+        return Kept(sites, self.values, self.data, rows, lengths)
+
+    @property
+    def kept_bytes(self) -> int:
+        return kept_bytes(self.values, self.data)
+
+    def without_kept(self) -> SumsRow:
+        return dataclasses.replace(self, values=(), data=None)
 
     def read(self) -> Reading:
         step = self.steps[int(self.key)]

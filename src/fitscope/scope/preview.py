@@ -11,12 +11,13 @@ import keras
 
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry
-from fitscope.engine.plan import Plan, Wanted
-from fitscope.engine.trace import Root, Trace
+from fitscope.engine.plan import Plan
+from fitscope.engine.trace import Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.errors import UnsupportedError
 from fitscope.scope.instructions import Instruction, watch
 from fitscope.scope.session import make_plan
+from fitscope.scope.taps import Shapes
 from fitscope.select.nearest import no_match
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -130,7 +131,7 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
     if spec is None:
         note = "The model's input shapes are not known, so neither are these; call it on a batch."
     else:
-        trace = Trace(plan, _Shapes(), symbolic=True)
+        trace = Trace(plan, Shapes(), symbolic=True)
         try:
             with trace.installed():
                 keras_internals.abstract_call(_call(model), spec)
@@ -141,8 +142,10 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
             unseen += trace.not_fired()
     if note is not None:
         sites = _static_sites(plan)
-    elif any(w.ports and not _selects(w, sites, unseen) for w in watches):
-        raise no_match(next(w for w in watches if not _selects(w, sites, unseen)).selector, sites)
+    else:
+        for each in watches:
+            if each.selector is not None and not _selects(each, sites, unseen):
+                raise no_match(each.selector, sites)
     return Preview(tuple(sites), tuple(unseen), batch_size, note, _caution(model))
 
 
@@ -158,9 +161,10 @@ def _caution(model: Any) -> str | None:
 
 
 def _selects(instruction: Instruction, sites: Sequence[Site], unseen: Sequence[Unseen]) -> bool:
-    if any(site.port in instruction.ports and instruction.selector.matches(site) for site in sites):
+    selector = instruction.selector
+    if selector is None or unseen:
         return True
-    return bool(unseen)
+    return any(site.port in instruction.ports and selector.matches(site) for site in sites)
 
 
 def _call(model: Any) -> Any:
@@ -180,28 +184,6 @@ def _static_sites(plan: Plan) -> list[Site]:
 
 def _name(entry: Entry, port: str) -> str:
     return entry.path if port == "output" else f"{entry.path}:{port}"
-
-
-class _Shapes:
-    """A device that only looks at shapes; it works on whatever Keras infers shapes with."""
-
-    def is_tensor(self, value: Any) -> bool:
-        return keras.ops.is_tensor(value)
-
-    def dtype(self, tensor: Any) -> str:
-        return str(keras.backend.standardize_dtype(tensor.dtype))
-
-    def shape(self, tensor: Any) -> tuple[int | None, ...]:
-        return tuple(tensor.shape)
-
-    def level(self) -> object:
-        return None
-
-    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any:
-        del tensor, entry, port, wanted
-
-    def finish(self, root: Root) -> None:
-        del root
 
 
 def _shape(site: Site) -> str:
