@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from fitscope.scope.preview import preview as preview
     from fitscope.scope.scope import Scope as Scope
     from fitscope.statistics.statistic import Statistic as Statistic
+    from fitscope.values.batch import BATCH as BATCH
+    from fitscope.values.batch import Batch as Batch
     from fitscope.values.capture import capture as capture
     from fitscope.values.capture import stateless_capture as stateless_capture
     from fitscope.values.clone import clone_with_taps as clone_with_taps
-    from fitscope.values.batch import BATCH as BATCH
-    from fitscope.values.batch import Batch as Batch
     from fitscope.values.extractor import Extractor as Extractor
     from fitscope.values.extractor import extractor as extractor
     from fitscope.values.record import Record as Record

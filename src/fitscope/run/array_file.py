@@ -33,8 +33,10 @@ _CHUNKS = 1024
 _MISSING = 2**64 - 1
 
 _NATIVE = frozenset(
-    ("bool", "float16", "float32", "float64", "complex64", "complex128")
-    + tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+    (
+        *("bool", "float16", "float32", "float64", "complex64", "complex128"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
 )
 
 
@@ -136,12 +138,10 @@ class GrowingArray:
             rows: `[n, *tail]`, of the array's dtype.
         """
         data = np.ascontiguousarray(rows).reshape(-1)
-        if self.form.dtype not in _NATIVE:
-            data = data.view(self.form.stored)
-        elif not data.dtype.isnative:
+        if data.dtype.byteorder == ">":
             data = data.astype(data.dtype.newbyteorder("<"))
         if data.size:
-            self._write(memoryview(data).cast("B"))
+            self._write(data.view(np.uint8).data)
         self.rows += len(rows)
 
     def commit(self) -> None:
@@ -160,7 +160,7 @@ class GrowingArray:
         found = np.zeros((count, *self.form.tail), stored)
         if not found.nbytes:
             return self.form.decoded(found)
-        view, row = memoryview(found.reshape(-1)).cast("B"), first
+        view, row = found.reshape(-1).view(np.uint8).data, first
         while row < first + count:
             shard, place, n = self._place(row, first + count - row)
             with open(self._shard(shard), "rb", buffering=0) as file:

@@ -185,7 +185,9 @@ def join(tables: dict[str, Values]) -> dict[str, Array]:
     by_step = {
         name: {(p.phase, p.step): p for p in values if p.rows} for name, values in tables.items()
     }
-    keys = [k for k in next(iter(by_step.values())) if all(k in found for found in by_step.values())]
+    keys = [
+        k for k in next(iter(by_step.values())) if all(k in found for found in by_step.values())
+    ]
     parts: dict[str, list[Any]] = {name: [] for name in ("step", "epoch", "phase", "position")}
     parts.update({name: [] for name in tables})
     for key in keys:

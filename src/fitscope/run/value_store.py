@@ -4,7 +4,7 @@
       zarr.json
       <site>/            the site's name, with what a file name cannot hold as %2F and the like
         zarr.json        the site, as `attributes`
-        values-<n>       the rows of all steps one after the other; one array for each shape of a row
+        values-<n>       the rows of all steps, one after the other; an array for each shape of row
         steps-<n>        one row for each step: the columns below
 
 What is waiting for the disk, because it is small, or because the disk is full, is in memory.
@@ -120,6 +120,11 @@ class ValueWriter:
         """Steps whose tensors neither the disk nor memory holds."""
         if self._folder is not None and self._folder.is_dir():
             self._take_up(self._folder)
+
+    @property
+    def steps(self) -> int:
+        """Steps that were added, by earlier writers, too."""
+        return self._seq
 
     @property
     def waiting(self) -> bool:
@@ -307,9 +312,7 @@ class ValueReader:
                         length=None if at["length"] < 0 else at["length"],
                         tail=form.tail,
                         seq=at["seq"],
-                        load=functools.partial(
-                            variant.values.read, at["first_row"], at["rows"]
-                        ),
+                        load=functools.partial(variant.values.read, at["first_row"], at["rows"]),
                         has_rows=has_rows,
                     )
                 )

@@ -43,8 +43,8 @@ class Scope(keras.callbacks.Callback):
     through Keras' own function, untouched. Training is bit-identical either way.
 
     Args:
-        *instructions: what to do, made by `fs.watch`, `fs.record` and `fs.stream`; without any, every layer
-            output is watched.
+        *instructions: what to do, made by `fs.watch`, `fs.record` and `fs.stream`; without any,
+            every layer output is watched.
         run: a new directory to write the run to, or None to keep it in memory.
         budget: the share of training time that watching may take; it decides how many steps are
             observed.

@@ -51,10 +51,17 @@ def tapped_sites(model: Any) -> list[Site] | None:
     trace = Trace(Plan(model, [want]), Shapes(), symbolic=True, any_dtype=True)
     try:
         with trace.installed():
-            keras_internals.abstract_call(lambda inputs: model(inputs), spec)
+            keras_internals.abstract_call(_call(model), spec)
     except Exception:
         return None
     return [slot.site for _, found in trace.passes() for slot in found]
+
+
+def _call(model: Any) -> Any:
+    def call(inputs: Any) -> Any:
+        return model(inputs)
+
+    return call
 
 
 def _is_tap(site: Site) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fitscope.engine import keras_internals
@@ -164,5 +164,3 @@ def _nest(tree: Mapping[Leaf, Any]) -> Any:
     if all(isinstance(key, int) for key in keys):
         return [below.get(i) for i in range(max(keys) + 1)]  # type: ignore[type-var,operator]
     return below
-
-

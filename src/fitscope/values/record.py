@@ -86,23 +86,28 @@ class Record:
     def _part(self, part: str, call: int | None, leaf: Any, tensor: Any) -> Tensor:
         from fitscope.engine.entry import named
 
-        dtype = str(getattr(tensor, "dtype", "")).rpartition(".")[2]
-        site = batch_point(part).site(call, "output", leaf, tuple(tensor.shape), dtype)
+        site = batch_point(part).site(call, "output", leaf, tuple(tensor.shape), "")
         length = tensor.shape[0] if len(tensor.shape) else None
         return self._taken(named(site, call), tensor, EVERY_ROW, length)
 
     def _taken(self, site: Site, tensor: Any, have: slice, length: int | None) -> Tensor:
         """The wanted rows of a tensor of which the rows `have` are here."""
         if not len(tensor.shape):
-            return Tensor(site, self._cast(to_host(tensor)))
+            return self._tensor(site, tensor, 0, 1, None)
         first, stride = self.rows.start or 0, self.rows.step or 1
         if have != self.rows:
             ahead = have.start or 0
             stop = None if self.rows.stop is None else max(self.rows.stop - ahead, 0)
             tensor = tensor[first - ahead : stop : stride]
-        return Tensor(
-            site, self._cast(to_host(tensor)), first, stride, None if length is None else int(length)
-        )
+        return self._tensor(site, tensor, first, stride, length)
+
+    def _tensor(
+        self, site: Site, tensor: Any, first: int, stride: int, length: int | None
+    ) -> Tensor:
+        array = self._cast(to_host(tensor))
+        # Without the layer, which would live as long as the run.
+        site = dataclasses.replace(site, layer=None, dtype=array.dtype.name)
+        return Tensor(site, array, first, stride, None if length is None else int(length))
 
     def _cast(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         floating = array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float8"))
@@ -145,9 +150,9 @@ def record(
 
     The tensors leave the step as they are, in their own dtype, and are written by a thread of its
     own into `raw.zarr` in the run directory; `run.values(site)` reads them back. Steps whose values
-    are wanted are observed whatever the scope's budget. If the disk is slower than the training, the
-    training does not wait: the oldest waiting steps are dropped, counted (`run.lost_values`) and
-    told.
+    are wanted are observed whatever the scope's budget. If the disk is slower than the training,
+    the training does not wait: once 256 MiB are waiting, the oldest steps are dropped, counted
+    (`run.lost_values`) and told. A run in memory keeps the newest 256 MiB.
 
     Args:
         select: which sites, as in `fs.watch`; integer and boolean tensors are recorded, too.
@@ -192,7 +197,9 @@ def record(
             f"record(dtype={dtype!r}): expected {', '.join(map(repr, DTYPES))}, or None to keep "
             "each tensor's own."
         )
-    if sample_id is not None and (isinstance(sample_id, bool) or not isinstance(sample_id, (str, int))):
+    if sample_id is not None and (
+        isinstance(sample_id, bool) or not isinstance(sample_id, (str, int))
+    ):
         raise FitscopeError(
             f"record(sample_id={sample_id!r}): expected the key of a dict of inputs, or the place "
             "in a list of them."
@@ -220,9 +227,11 @@ def _rows(samples: Any) -> slice:
         parts = samples.start, samples.stop, samples.step
         whole = all(p is None or (isinstance(p, int) and p >= 0) for p in parts)
         if whole and samples.step != 0:
-            return slice(samples.start or None, samples.stop, None if samples.step == 1 else samples.step)
+            return slice(
+                samples.start or None, samples.stop, None if samples.step == 1 else samples.step
+            )
     raise FitscopeError(
-        f"record(samples={samples!r}): expected a number of samples of 1 or more, or a slice whose "
+        f"record(samples={samples!r}): expected a number of samples, 1 or more, or a slice whose "
         "start, stop and step are counted from the beginning of the batch, such as slice(8, 16)."
     )
 
