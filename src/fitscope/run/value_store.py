@@ -1,7 +1,7 @@
 """Recorded tensors of a run: written beside its statistics, and read back.
 
     raw.zarr/
-      zarr.json
+      zarr.json          how many steps count, as `attributes`; written last: no site is ahead
       <site>/            the site's name, with what a file name cannot hold as %2F and the like
         zarr.json        the site, as `attributes`
         values-<n>       the rows of all steps, one after the other; an array for each shape of row
@@ -116,6 +116,7 @@ class ValueWriter:
         self._dirty = False
         self._failed_at: float | None = None
         self._seq = 0
+        self._written = 0
         self.lost = 0
         """Steps whose tensors neither the disk nor memory holds."""
         if self._folder is not None and self._folder.is_dir():
@@ -164,6 +165,8 @@ class ValueWriter:
                 for variant in variants.values():
                     variant.values.commit()  # before the steps: those tell which rows there are
                     variant.steps.commit()
+            if self._dirty:
+                write_json(self._folder / META_FILE, _group({"steps": self._written}))
             self._dirty = False
         except OSError as error:
             self._fail(error)
@@ -204,6 +207,7 @@ class ValueWriter:
             while self._waiting:
                 seq, values = self._waiting[0]
                 self._write_step(seq, values)
+                self._written = seq + 1
                 self._waiting.popleft()
                 self._bytes -= values.nbytes
         except OSError as error:
@@ -237,9 +241,7 @@ class ValueWriter:
         variants = self._variants.setdefault(name, {})
         if key not in variants:
             assert self._folder is not None  # noqa: S101 - nothing is written without one
-            if not (self._folder / META_FILE).exists():
-                self._folder.mkdir(exist_ok=True)
-                write_json(self._folder / META_FILE, _group({}))
+            self._folder.mkdir(exist_ok=True)
             folder = self._folder / folder_name(name)
             folder.mkdir(exist_ok=True)
             if not (folder / META_FILE).exists():
@@ -256,11 +258,8 @@ class ValueWriter:
         """Go on behind what an earlier writer committed, in step for all sites."""
         reader = ValueReader(folder.parent)
         self._sites = {site.name: site for site in reader.sites}
-        ends = []
-        for name in self._sites:
-            found = self._variants[name] = reader.variants(name)
-            ends.append(max((int(_steps(v)[-1, -1]) + 1 for v in found.values()), default=0))
-        self._seq = min(ends, default=0)
+        self._variants = {name: reader.variants(name) for name in self._sites}
+        self._seq = self._written = reader.steps
         for found in self._variants.values():
             for variant in found.values():
                 steps = _steps(variant)
@@ -282,6 +281,14 @@ class ValueReader:
         self._folder = folder / RAW
 
     @property
+    def steps(self) -> int:
+        """How many steps count: of a later one, not every site may be there."""
+        try:
+            return int(read_json(self._folder / META_FILE)["attributes"]["steps"])
+        except FileNotFoundError:
+            return 0
+
+    @property
     def sites(self) -> SiteTable:
         """The sites of which anything was recorded."""
         try:
@@ -298,9 +305,12 @@ class ValueReader:
     def pieces(self, name: str) -> list[Piece]:
         """What was recorded of a site, in order."""
         found: list[Piece] = []
+        count = self.steps  # before the arrays are looked at, which may grow meanwhile
         for (form, has_rows), variant in self.variants(name).items():
             for row in _steps(variant):
                 at = dict(zip(COLUMNS, map(int, row), strict=True))
+                if at["seq"] >= count:
+                    break
                 found.append(
                     Piece(
                         step=at["step"],
@@ -334,7 +344,7 @@ class ValueReader:
 
 def folder_name(site: str) -> str:
     """The folder of a site's arrays: its name as far as any file system takes it."""
-    quoted = urllib.parse.quote(site, safe="@ ")
+    quoted = urllib.parse.quote(site, safe="@ ").replace("..", "%2E%2E")
     if len(quoted) <= 180:
         return quoted
     return f"{quoted[:150]}~{hashlib.sha256(site.encode()).hexdigest()[:20]}"
