@@ -133,7 +133,9 @@ def test_joined_rows_belong_together(tmp_path: Path) -> None:
 
     class Weights(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            values = [np.array(ops.convert_to_numpy(v)) for v in model.get_layer("hidden").weights]
+            values = [
+                np.array(ops.convert_to_numpy(v)) for v in self.model.get_layer("hidden").weights
+            ]
             kernels[len(kernels)] = values
 
     fit(model, x, y, scope, epochs=2, shuffle=True, callbacks=[Weights()])

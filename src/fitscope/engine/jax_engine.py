@@ -23,6 +23,7 @@ from jax.core import Tracer
 from fitscope.engine import jax_kernel, jax_program, keras_internals, raw_rows
 from fitscope.engine.entry import Entry
 from fitscope.engine.layout import Kept, Layout, Reading, Row, kept_bytes
+from fitscope.engine.leaves import map_leaves
 from fitscope.engine.plan import EVERY_ROW, Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS
@@ -181,7 +182,7 @@ class JaxEngine:
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            given = data if self.plan.keeps else None
+            given = _own(data) if self.plan.keeps else None
             emit(SumsRow(self._traced_steps, key, row, histograms, values, given))
             return outputs, state
 
@@ -299,6 +300,11 @@ class SumsRow:
         moments, extra = raw_rows.read_row(np.asarray(self.row), step.shapes, step.states)
         histograms = np.asarray(self.histograms).reshape(-1, BINS)
         return Reading(step.layout, np.ones(len(moments), bool), moments, histograms, extra)
+
+
+def _own(data: Any) -> Any:
+    """The data of a step, copied where they are an array of the user's, who may write to it."""
+    return map_leaves(lambda _, x: x.copy() if isinstance(x, np.ndarray) else x, data)
 
 
 def _predict(model: Any) -> Callable[..., Any]:

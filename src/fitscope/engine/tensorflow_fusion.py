@@ -91,6 +91,11 @@ _APART = frozenset(
 )
 """Readers that the optimizer never joins with what they read."""
 
+_LINEAR = frozenset({"BiasAdd", "Conv2D", "MatMul"})
+_DIFFERENCES = frozenset({"SquaredDifference", "Sub"})
+"""What a loss makes of a prediction; the optimizer joins activations and additions with a linear
+layer, and never these."""
+
 _SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
 """Readers that want no value. Gradients have them where a batch size is not known beforehand, and
 the optimizer takes them away before it looks for chains."""
@@ -114,6 +119,8 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
         `tensor` itself where it has several readers; None where there is no cheap way.
     """
     if _readers(tensor, readers) != 1 or _of_values(tensor)[0].type in _APART:
+        return tensor
+    if tensor.op.type in _LINEAR and _of_values(tensor)[0].type in _DIFFERENCES:
         return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)

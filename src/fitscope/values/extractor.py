@@ -121,6 +121,7 @@ class Extractor:
                 next(batches, None)
             if bar is not None and done:
                 bar.update(done)
+            step = done - 1
             for step, x in enumerate(batches, done):
                 writer.append_values(self._step(x, step))
                 writer.heartbeat()
@@ -131,6 +132,9 @@ class Extractor:
                     )
                 if bar is not None:
                     bar.update(step + 1)
+            if bar is not None:
+                bar.target = step + 1
+                bar.update(step + 1, finalize=True)
             status = "finished"
         finally:
             writer.close(status)

@@ -245,7 +245,7 @@ def _sample_ids(x: Any, key: str | int) -> Any | None:
 
 
 def _no_ids(key: str | int, x: Any) -> Unseen:
-    known = ", ".join(str(leaf) for leaf, _ in leaves(x) if leaf) or "a single tensor"
+    known = ", ".join(sorted(str(leaf[0]) for leaf, _ in leaves(x) if leaf)) or "a single tensor"
     return Unseen(
         "@batch/sample_id",
         f"the inputs have nothing at {key!r}; they are {known}",
