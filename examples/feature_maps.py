@@ -1,7 +1,7 @@
 """How the feature maps of a convolution change while it trains, as a picture."""
 
 import keras
-import matplotlib.pyplot as plt
+import numpy as np
 from sklearn.datasets import load_digits
 
 import fitscope as fs
@@ -12,16 +12,13 @@ head = [keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
 model = keras.Sequential([keras.Input((8, 8, 1)), conv, *head])
 model.compile("adam", "sparse_categorical_crossentropy")
 
-# Without shuffling, the first sample of each epoch is the same digit.
-scope = fs.Scope(fs.record("conv", samples=1, every=57))
-model.fit(x.reshape(-1, 8, 8, 1) / 16, y, epochs=6, shuffle=False, verbose=0, callbacks=[scope])
+# 15 steps are an epoch: without shuffling, the first sample is the same digit each time.
+scope = fs.Scope(fs.record("conv", samples=1, every=15))
+images = x.reshape(-1, 8, 8, 1) / 16
+model.fit(images, y, batch_size=128, epochs=4, shuffle=False, verbose=0, callbacks=[scope])
 
 found = scope.run.values("conv")
-figure, grid = plt.subplots(len(found), 8, figsize=(8, len(found)))
-for row, piece in zip(grid, found, strict=True):
-    row[0].set_ylabel(f"step {piece.step}")
-    for channel, place in enumerate(row):
-        place.imshow(piece.array[0, :, :, channel], cmap="magma")
-        place.set(xticks=[], yticks=[])
-figure.savefig("feature_maps.png", bbox_inches="tight")
-print(f"{len(found)} steps of {found[0].array.shape}: feature_maps.png")
+maps = np.pad(found.rows().values, ((0, 0), (0, 1), (0, 1), (0, 0)))  # [step, y, x, channel]
+picture = maps.transpose(0, 1, 3, 2).reshape(len(found) * 9, 8 * 9)  # a row of maps for each step
+keras.utils.save_img("feature_maps.png", np.kron(picture, np.ones((8, 8)))[..., None])
+print(f"steps {found.steps.tolist()}, maps of {found[0].array.shape}: feature_maps.png")

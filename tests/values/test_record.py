@@ -143,7 +143,7 @@ def test_joined_rows_belong_together(tmp_path: Path) -> None:
     assert set(found["step"]) == {0, 2, 4, 6, 8, 10}
     assert set(found["position"]) == {2, 4}
     number = found["same"][:, 0].astype(int)
-    assert len(set(number)) > 8
+    assert len(set(number)) >= 6
     np.testing.assert_array_equal(found["same"], x[number])
     np.testing.assert_array_equal(found["@batch/x"], x[number])
     np.testing.assert_array_equal(found["@batch/y"], y[number])
@@ -361,12 +361,12 @@ def test_a_disk_that_fails(code: int, monkeypatch: pytest.MonkeyPatch, tmp_path:
     x, y = numbered(6 * BATCH)
     real, room = array_file._write_at, [0]
 
-    def write(file: int, data: memoryview, offset: int) -> None:
-        room[0] -= len(data)
+    def write(file: int, buffers: list[memoryview], offset: int) -> None:
+        room[0] -= sum(map(len, buffers))
         if room[0] < 0:
-            os.write(file, data[: len(data) // 2])  # a part gets through
+            os.write(file, buffers[0][: len(buffers[0]) // 2])  # a part gets through
             raise OSError(code, os.strerror(code))
-        real(file, data, offset)
+        real(file, buffers, offset)
 
     monkeypatch.setattr(array_file, "_write_at", write)
     monkeypatch.setattr(value_store, "BUFFER_BYTES", 0)  # each step is written at once

@@ -172,6 +172,8 @@ class JaxEngine:
 
         def one_step(state: Any, data: Any) -> Any:
             traced = len(self._traced_steps)
+            if self.plan.keeps:
+                data = _own(data)
             try:
                 outputs, state, (key, row, histograms, values) = step(state, data, one)
             except StatisticError:
@@ -182,7 +184,7 @@ class JaxEngine:
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            given = _own(data) if self.plan.keeps else None
+            given = data if self.plan.keeps else None
             emit(SumsRow(self._traced_steps, key, row, histograms, values, given))
             return outputs, state
 
@@ -303,7 +305,10 @@ class SumsRow:
 
 
 def _own(data: Any) -> Any:
-    """The data of a step, copied where they are an array of the user's, who may write to it."""
+    """The data of a step, copied where they are an array of the user's, who may write to it.
+
+    On a CPU JAX does not copy it either, and a layer may hand it on as it is.
+    """
     return map_leaves(lambda _, x: x.copy() if isinstance(x, np.ndarray) else x, data)
 
 

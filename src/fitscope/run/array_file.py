@@ -30,7 +30,8 @@ _CHUNK_BYTES = 32 * 2**10
 """An inner chunk, what others read at once, holds one row, or more when rows are small."""
 _SHARD_BYTES = 2**29
 _CHUNKS = 1024
-_MISSING = 2**64 - 1
+_VECTORS = 512
+"""Buffers that are written at once; systems take 1024 or more."""
 
 _NATIVE = frozenset(
     (
@@ -131,18 +132,22 @@ class GrowingArray:
             raise RunFormatError(f"{folder} is no array that fitscope wrote ({error}).") from error
         return array
 
-    def append(self, rows: np.ndarray[Any, Any]) -> None:
+    def append(self, *parts: np.ndarray[Any, Any]) -> None:
         """Write rows behind the others; they count from the next `commit` on.
 
         Args:
-            rows: `[n, *tail]`, of the array's dtype.
+            *parts: `[n, *tail]` each, of the array's dtype.
         """
-        data = np.ascontiguousarray(rows).reshape(-1)
-        if data.dtype.byteorder == ">":
-            data = data.astype(data.dtype.newbyteorder("<"))
-        if data.size:
-            self._write(data.view(np.uint8).data)
-        self.rows += len(rows)
+        buffers: list[memoryview] = []
+        for rows in parts:
+            data = np.ascontiguousarray(rows).reshape(-1)
+            if data.dtype.byteorder == ">":
+                data = data.astype(data.dtype.newbyteorder("<"))
+            if data.size:
+                buffers.append(data.view(np.uint8).data)
+        if buffers:
+            self._write(buffers)
+        self.rows += sum(len(rows) for rows in parts)
 
     def commit(self) -> None:
         """Make what was appended count."""
@@ -189,11 +194,12 @@ class GrowingArray:
     def _shard(self, number: int) -> Path:
         return self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, buffers: list[memoryview]) -> None:
         size, row = self.form.row_bytes, self.rows
-        while data:
-            shard, place, n = self._place(row, len(data) // size)
-            part, data = data[: n * size], data[n * size :]
+        left = sum(map(len, buffers)) // size
+        while left:
+            shard, place, n = self._place(row, left)
+            part, buffers = _cut(buffers, n * size)
             path = self._shard(shard)
             if not place:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,11 +207,12 @@ class GrowingArray:
             file = os.open(path, flags if not place else flags & ~os.O_CREAT, 0o666)
             try:
                 if not place:
-                    _write_at(file, memoryview(b"\xff" * self._header), 0)
+                    _write_at(file, [memoryview(b"\xff" * self._header)], 0)
                 _write_at(file, part, self._header + place * size)
             finally:
                 os.close(file)
             row += n
+            left -= n
 
     def _write_index(self) -> None:
         """Write the entries of the chunks that hold something new, and fill the last one up."""
@@ -222,7 +229,7 @@ class GrowingArray:
                 end = self._header + (last + 1) * chunk_bytes
                 if os.fstat(file).st_size < end:
                     os.ftruncate(file, end)
-                _write_at(file, memoryview(entries.tobytes()), 16 * first)
+                _write_at(file, [memoryview(entries.tobytes())], 16 * first)
             finally:
                 os.close(file)
             row += n
@@ -258,9 +265,27 @@ def _fill_value(dtype: str) -> Any:
     return [0.0, 0.0] if dtype.startswith("complex") else 0.0 if dtype.startswith("float") else 0
 
 
-def _write_at(file: int, data: memoryview, offset: int) -> None:
-    # os.pwrite is not everywhere, and may take less than it is given.
+def _cut(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The first `size` bytes of some buffers, and the rest."""
+    first: list[memoryview] = []
+    for place, buffer in enumerate(buffers):
+        if len(buffer) > size:
+            return [*first, buffer[:size]], [buffer[size:], *buffers[place + 1 :]]
+        first.append(buffer)
+        size -= len(buffer)
+    return first, []
+
+
+def _write_at(file: int, buffers: list[memoryview], offset: int) -> None:
+    # Neither os.pwritev nor os.writev is everywhere, and both may take less than they are given.
     os.lseek(file, offset, os.SEEK_SET)
-    while data:
-        taken = os.write(file, data)
-        data = data[taken:]
+    while buffers:
+        if hasattr(os, "writev"):
+            taken = os.writev(file, buffers[:_VECTORS])
+        else:
+            taken = os.write(file, buffers[0])
+        while buffers and taken >= len(buffers[0]):
+            taken -= len(buffers[0])
+            buffers = buffers[1:]
+        if taken:
+            buffers = [buffers[0][taken:], *buffers[1:]]

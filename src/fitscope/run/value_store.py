@@ -205,34 +205,52 @@ class ValueWriter:
             return
         try:
             while self._waiting:
-                seq, values = self._waiting[0]
-                self._write_step(seq, values)
-                self._written = seq + 1
-                self._waiting.popleft()
-                self._bytes -= values.nbytes
+                some = self._next_steps()
+                self._write_steps(some)
+                self._written = some[-1][0] + 1
+                for _, values in some:
+                    self._waiting.popleft()
+                    self._bytes -= values.nbytes
         except OSError as error:
             self._fail(error)
         else:
             self._failed_at = None
 
-    def _write_step(self, seq: int, values: StepValues) -> None:
-        done: list[tuple[_Variant, int, int]] = []
-        self._dirty = True
-        try:
+    def _next_steps(self) -> list[tuple[int, StepValues]]:
+        """The steps to be written at once: many small ones, or one large one."""
+        some: list[tuple[int, StepValues]] = []
+        size = 0
+        for seq, values in self._waiting:
+            if some and size + values.nbytes > BUFFER_BYTES:
+                break
+            some.append((seq, values))
+            size += values.nbytes
+        return some
+
+    def _write_steps(self, some: list[tuple[int, StepValues]]) -> None:
+        parts: dict[int, tuple[_Variant, list[Any], list[list[int]]]] = {}
+        for seq, values in some:
+            phase = PHASES.index(values.phase)
             for tensor in values.tensors:
                 variant = self._variant(tensor)
-                done.append((variant, variant.values.rows, variant.steps.rows))
-                rows = tensor.array.reshape(1) if not tensor.array.ndim else tensor.array
-                row = [
-                    values.step, values.epoch, PHASES.index(values.phase), variant.values.rows,
-                    len(rows), tensor.start, tensor.stride,
-                    -1 if tensor.length is None else tensor.length, int(tensor.array.ndim > 0), seq,
-                ]  # fmt: skip
-                variant.values.append(rows)
-                variant.steps.append(np.array([row], np.int64))
+                _, arrays, rows = parts.setdefault(id(variant), (variant, [], []))
+                first = rows[-1][3] + rows[-1][4] if rows else variant.values.rows
+                array = tensor.array if tensor.array.ndim else tensor.array.reshape(1)
+                length = -1 if tensor.length is None else tensor.length
+                arrays.append(array)
+                rows.append([
+                    values.step, values.epoch, phase, first, len(array), tensor.start,
+                    tensor.stride, length, int(tensor.array.ndim > 0), seq,
+                ])  # fmt: skip
+        self._dirty = True
+        before = [(v, v.values.rows, v.steps.rows) for v, _, _ in parts.values()]
+        try:
+            for variant, arrays, rows in parts.values():
+                variant.values.append(*arrays)
+                variant.steps.append(np.array(rows, np.int64))
         except OSError:
-            for variant, rows, steps in done:  # the step is written again as a whole
-                variant.values.rows, variant.steps.rows = rows, steps
+            for variant, values_rows, steps_rows in before:  # they are written again as a whole
+                variant.values.rows, variant.steps.rows = values_rows, steps_rows
             raise
 
     def _variant(self, tensor: Tensor) -> _Variant:
