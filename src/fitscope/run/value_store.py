@@ -74,7 +74,7 @@ class StepValues:
     phase: str
     tensors: tuple[Tensor, ...]
 
-    @property
+    @functools.cached_property
     def nbytes(self) -> int:
         return sum(t.array.nbytes for t in self.tensors) + 256 * len(self.tensors)
 
@@ -113,6 +113,7 @@ class ValueWriter:
         self._bytes = 0
         self._sites: dict[str, Site] = {}
         self._variants: dict[str, dict[tuple[Form, bool], _Variant]] = {}
+        self._seen: dict[Any, _Variant] = {}
         self._dirty = False
         self._failed_at: float | None = None
         self._seq = 0
@@ -255,6 +256,9 @@ class ValueWriter:
 
     def _variant(self, tensor: Tensor) -> _Variant:
         array, name = tensor.array, tensor.site.name
+        seen = name, array.shape[1:], array.dtype, array.ndim
+        if seen in self._seen:
+            return self._seen[seen]
         key = Form(array.shape[1:], array.dtype.name), array.ndim > 0
         variants = self._variants.setdefault(name, {})
         if key not in variants:
@@ -270,6 +274,7 @@ class ValueWriter:
                 GrowingArray(folder / f"values-{number}", key[0], {}),
                 GrowingArray(folder / f"steps-{number}", _STEPS, steps),
             )
+        self._seen[seen] = variants[key]
         return variants[key]
 
     def _take_up(self, folder: Path) -> None:
