@@ -8,6 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore
+import zarr
 
 from fitscope.errors import RunFormatError
 from fitscope.run import array_file
@@ -58,8 +60,6 @@ def test_what_was_appended_is_read(tail: tuple[int, ...], dtype: str, tmp_path: 
 @pytest.mark.usefixtures("small")
 def test_others_read_it(dtype: str, tmp_path: Path) -> None:
     """zarr-python and tensorstore give the same numbers, after each commit."""
-    zarr = pytest.importorskip("zarr")
-    tensorstore = pytest.importorskip("tensorstore")
     parts = [numbers((n, 6), dtype) for n in (5, 1, 40, 7)]
     array = GrowingArray(tmp_path / "a", Form((6,), dtype), {})
     for count, part in enumerate(parts, 1):
