@@ -207,3 +207,23 @@ def test_validation_and_prediction() -> None:
     predicted = model.predict(x, batch_size=8, verbose=0, callbacks=[scope])
     found = scope.run.values("@batch/y_pred", phase="predict")
     np.testing.assert_allclose(found[0].array, predicted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_in_a_loop_of_ones_own_and_eagerly(eagerly: bool) -> None:
+    """There the targets are NumPy's."""
+    fresh()
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(inputs))
+    how = {"run_eagerly": True} if eagerly else {"jit_compile": JIT}
+    model.compile("sgd", "mse", **how)
+    x, _ = data()
+    scope = fs.Scope(fs.record(["head", fs.BATCH]))
+    with scope.attach(model):
+        reported = [model.train_on_batch(x[:n], x[:n, :2]) for n in (4, 7)]
+    for piece, loss in zip(scope.run.values("@batch/loss"), reported, strict=True):
+        assert piece.rows == 4 + 3 * piece.step
+        each = scope.run.values("head").at(piece.step).array - x[: piece.rows, :2]
+        np.testing.assert_allclose(piece.array, (each**2).mean(-1), rtol=1e-4)
+        if piece.step == 0:
+            np.testing.assert_allclose(piece.array.mean(), loss, rtol=1e-4)

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol
 
+import keras
+
 from fitscope.engine import keras_internals, points
 from fitscope.engine.entry import Entry, in_loop, named
 from fitscope.engine.leaves import Leaf, leaves, map_leaves
@@ -237,8 +239,11 @@ class Trace:
         call = self.calls[id(point.target)]
         self.calls[id(point.target)] += 1
         for leaf, value in leaves(tree):
-            if self.device.is_tensor(value):
-                self._observe_tensor(root, point, call, "output", leaf, value)
+            tensor = value
+            if not self.device.is_tensor(value) and hasattr(value, "dtype"):
+                tensor = keras.ops.convert_to_tensor(value)  # targets may be arrays of NumPy
+            if self.device.is_tensor(tensor):
+                self._observe_tensor(root, point, call, "output", leaf, tensor)
 
     def meet(self, tree: Any, name: str) -> None:
         """Called by `fs.tap` within the call of a layer."""
