@@ -125,7 +125,7 @@ class Trace:
         undo: list[tuple[dict[str, Any], str, Any]] = []
         points.begin(self)
         try:
-            if self.plan.batch:
+            if self.plan.batch and hasattr(self.plan.model, "compute_loss"):
                 namespace = vars(self.plan.model)
                 undo.append((namespace, "compute_loss", namespace.get("compute_loss", _ABSENT)))
                 namespace["compute_loss"] = self._around_loss(self.plan.model.compute_loss)
@@ -205,9 +205,11 @@ class Trace:
 
         @functools.wraps(function)
         def compute_loss(*args: Any, **kwargs: Any) -> Any:
-            with contextlib.suppress(TypeError):  # arguments that only the user's own takes
+            try:
                 given = inspect.signature(function).bind(*args, **kwargs).arguments
                 self._observe_loss(given)
+            except Exception as error:  # the training step is not to fail for it
+                self._failed(f"{points.BATCH_PATH}/y_pred", error)
             return function(*args, **kwargs)
 
         return compute_loss
@@ -253,6 +255,18 @@ class Trace:
             return
         if "output" not in self.plan.ports:
             return
+        try:
+            self._meet(tree, name)
+        except StatisticError:
+            raise
+        except Exception as error:
+            self._failed(name, error)
+
+    def _failed(self, path: str, error: Exception) -> None:
+        reason = f"could not be measured: {type(error).__name__}: {error}"
+        self.unseen.setdefault(path, Unseen(path, reason, "report this layer"))
+
+    def _meet(self, tree: Any, name: str) -> None:
         point = self.plan.tapped(keras_internals.current_layer(), name)
         if not self.plan.may_match(point):
             return
@@ -317,8 +331,7 @@ class Trace:
         except StatisticError:
             raise
         except Exception as error:  # whatever goes wrong here, the training step is not to
-            reason = f"could not be measured: {type(error).__name__}: {error}"
-            self.unseen.setdefault(entry.path, Unseen(entry.path, reason, "report this layer"))
+            self._failed(entry.path, error)
 
     def _measure_tensor(
         self, root: Root, entry: Entry, call: int, port: str, leaf: Leaf, tensor: Any

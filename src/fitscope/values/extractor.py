@@ -154,7 +154,7 @@ class Extractor:
     def _describe(self, data: Any, batch_size: int) -> dict[str, Any]:
         sum_of_weights = 0
         for variable in self.model.variables:
-            values = keras.ops.convert_to_numpy(variable)
+            values = np.asarray(keras.ops.convert_to_numpy(variable))
             sum_of_weights = zlib.crc32(values.tobytes(), sum_of_weights)
         return {
             "model": self.model.name,
