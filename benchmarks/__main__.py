@@ -33,7 +33,8 @@ def commands(backend: str, models: str, steps: int | None) -> list[list[str]]:
         for jit in JITS[backend]
     ]
     rivals = ["benchmarks.rivals", "--backend", backend, *size]
-    return [*costs, rivals, ["benchmarks.preview", "--backend", backend]]
+    recording = ["benchmarks.recording", "--backend", backend]
+    return [*costs, rivals, ["benchmarks.preview", "--backend", backend], recording]
 
 
 def run(arguments: list[str]) -> str | None:

@@ -30,6 +30,7 @@ from fitscope.select.selector import select as select
 
 if TYPE_CHECKING:
     from fitscope import layers as layers
+    from fitscope.engine.points import tap as tap
     from fitscope.run.reader import Run as Run
     from fitscope.run.reader import open_run as open_run
     from fitscope.scope.instructions import Watch as Watch
@@ -37,10 +38,15 @@ if TYPE_CHECKING:
     from fitscope.scope.preview import preview as preview
     from fitscope.scope.scope import Scope as Scope
     from fitscope.statistics.statistic import Statistic as Statistic
+    from fitscope.values.batch import BATCH as BATCH
+    from fitscope.values.batch import Batch as Batch
     from fitscope.values.capture import capture as capture
     from fitscope.values.capture import stateless_capture as stateless_capture
     from fitscope.values.clone import clone_with_taps as clone_with_taps
-    from fitscope.values.stream import Batch as Batch
+    from fitscope.values.extractor import Extractor as Extractor
+    from fitscope.values.extractor import extractor as extractor
+    from fitscope.values.record import Record as Record
+    from fitscope.values.record import record as record
     from fitscope.values.stream import Event as Event
     from fitscope.values.stream import Stop as Stop
     from fitscope.values.stream import Stream as Stream
@@ -49,8 +55,11 @@ if TYPE_CHECKING:
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
 _HOMES = {
-    "Batch": "fitscope.values.stream",
+    "BATCH": "fitscope.values.batch",
+    "Batch": "fitscope.values.batch",
     "Event": "fitscope.values.stream",
+    "Extractor": "fitscope.values.extractor",
+    "Record": "fitscope.values.record",
     "Run": "fitscope.run.reader",
     "Scope": "fitscope.scope.scope",
     "Statistic": "fitscope.statistics.statistic",
@@ -59,10 +68,13 @@ _HOMES = {
     "Watch": "fitscope.scope.instructions",
     "capture": "fitscope.values.capture",
     "clone_with_taps": "fitscope.values.clone",
+    "extractor": "fitscope.values.extractor",
     "open_run": "fitscope.run.reader",
     "preview": "fitscope.scope.preview",
+    "record": "fitscope.values.record",
     "stateless_capture": "fitscope.values.capture",
     "stream": "fitscope.values.stream",
+    "tap": "fitscope.engine.points",
     "watch": "fitscope.scope.instructions",
 }
 
@@ -79,9 +91,12 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "BATCH",
     "Batch",
     "Event",
+    "Extractor",
     "FitscopeError",
+    "Record",
     "Run",
     "RunError",
     "RunExistsError",
@@ -97,12 +112,15 @@ __all__ = [
     "__version__",
     "capture",
     "clone_with_taps",
+    "extractor",
     "layers",
     "open_run",
     "preview",
+    "record",
     "select",
     "stateless_capture",
     "stream",
+    "tap",
     "watch",
 ]
 

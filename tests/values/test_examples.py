@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SHOWS = {
     "custom_loop": ["step  0  (128, 64)  active", "step 24  (128, 64)  active"],
     "callback": ["epoch 0  step   0  right", "epoch 3  step 220  right"],
+    "predictions": ["step   0  mean loss 2.", "step 220  mean loss"],
+    "feature_maps": ["steps [0, 15, 30, 45], maps of (1, 8, 8, 8): feature_maps.png"],
     "clone": ["['hidden', 'hidden_tap', 'digit']", "step  90  (32, 64)  mean"],
 }
 
@@ -27,6 +30,12 @@ def test_an_example_shows_what_it_promises(name: str, tmp_path: Path) -> None:
     for line in SHOWS[name]:
         assert line in done.stdout, done.stdout
     assert "fitscope could not" not in done.stderr
+    if name == "feature_maps":
+        picture = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "feature_maps.png"))
+        assert picture.shape == (4 * 9 * 8, 8 * 9 * 8, 3)
+        rows = picture[::8, ::8, 0].reshape(4, 9, 8, 9)[:, :8, :, :8]  # step, y, channel, x
+        assert (rows.std((0, 1, 3)) > 0).any()  # something is in it,
+        assert (rows[0] != rows[-1]).any()  # and training changes it
 
 
 @pytest.mark.parametrize("name", sorted(SHOWS))

@@ -287,7 +287,7 @@ def test_errors_say_what_to_do() -> None:
         fs.stream("first", print, at="epoch")
     with pytest.raises(fs.SelectionError, match=r"phases='fit'.*'train'"):
         fs.stream("first", print, phases="fit")
-    with pytest.raises(fs.SelectionError, match="gradient"):
-        fs.stream("first", print, of="gradient")
+    with pytest.raises(fs.SelectionError, match="Did you mean 'gradient'"):
+        fs.stream("first", print, of="gradients")
     with pytest.raises(fs.SelectionError, match="frist"):
         _fit(BY_NAME["sequential"], fs.Scope(fs.stream("frist", print)))

@@ -23,16 +23,17 @@ from jax.core import Tracer
 
 from fitscope.engine import jax_kernel, jax_program, keras_internals, raw_rows
 from fitscope.engine.entry import Entry, without_gradient
-from fitscope.engine.layout import Kept, Layout, Reading, Row
+from fitscope.engine.layout import Kept, Layout, Reading, Row, kept_bytes
+from fitscope.engine.leaves import map_leaves
 from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers, with_scale
-from fitscope.engine.plan import Plan, Wanted
+from fitscope.engine.paired import Paired
+from fitscope.engine.plan import EVERY_ROW, Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS
 from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
-from fitscope.statistics.paired import Paired
 
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
     get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
@@ -87,10 +88,12 @@ class Tap:
             if self.before is not None:
                 beside = self.before.value.astype(jnp.float32)
                 x = x.astype(jnp.float32) - beside
+            if self.wanted.keeps:
+                self.value = self.wanted.taken(x)
+            if not self.wanted.measures:
+                return
             zones = self.entry.zones(self.port)
             reduced = jax_kernel.reduce(x, zones, self.entry.unit_axis(x.ndim))
-            if self.wanted.keeps:
-                self.value = x
             if self.wanted.statistics:
                 x = x.astype(jnp.float32)
                 self.extra = tuple(user_state(s, x, beside) for s in self.wanted.statistics)
@@ -266,6 +269,8 @@ class JaxEngine:
 
         def one_step(state: Any, data: Any) -> Any:
             traced = len(self._traced_steps)
+            if self.plan.keeps:
+                data = _own(data)
             try:
                 outputs, state, (key, row, histograms, values) = step(state, data, one)
             except StatisticError:
@@ -276,7 +281,8 @@ class JaxEngine:
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            emit(SumsRow(self._traced_steps, key, row, histograms, values, data))
+            given = data if self.plan.keeps else None
+            emit(SumsRow(self._traced_steps, key, row, histograms, values, given))
             return outputs, state
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
@@ -335,15 +341,16 @@ class JaxEngine:
     def _row(self, trace: Trace) -> Any:
         met = [slot for _, found in trace.passes() for slot in found]
         slots = [slot for slot in met if slot.measured.reduced is not None]
-        lost = [s.measured.unseen(s) for s in met if s.measured.reduced is None]
+        keep = [slot for slot in met if slot.measured.value is not None]
+        read = [*slots, *keep]
+        lost = [s.measured.unseen(s) for s in met if not any(s is other for other in read)]
         found = [slot.measured.reduced for slot in slots]
         slots = [dataclasses.replace(s, wanted=s.measured.wanted) for s in slots]
         extra = [state for slot in slots for state in slot.measured.extra]
         lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
         layout = Layout.of(slots, lengths, [*trace.not_fired(), *lost])
         shapes = tuple(reduced.shape for reduced in found)
-        keep = [slot for slot in slots if slot.wanted.keeps]
-        kept = tuple(slot.site for slot in keep)
+        kept = tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep)
         self._traced_steps.append(_TracedStep(layout, shapes, sum(map(sum, lengths)), kept))
         key = jnp.int32(len(self._traced_steps) - 1)
         values = [slot.measured.value for slot in keep]
@@ -376,7 +383,7 @@ def _weight_tap(
 
 
 def _read_in_program(
-    step: Callable[..., Any], args: tuple[Any, ...], one: Any, taps: Mapping[int, Tap]
+    step: Callable[..., Any], args: tuple[Any, ...], one: Any, taps: Mapping[int, Tap | Held]
 ) -> Any:
     """Trace a step, and run it with its taps read."""
     program = jax_program.Program(step, *args)
@@ -397,7 +404,7 @@ class _TracedStep:
     shapes: tuple[raw_rows.Shape, ...]
     states: int
     """Length of the user statistics' states together."""
-    kept: tuple[Site, ...]
+    kept: tuple[tuple[Site, slice], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -412,19 +419,37 @@ class SumsRow:
     data: Any
 
     def arrays(self) -> Sequence[Any]:
-        return self.key, self.row, self.histograms
+        return self.key, self.row, self.histograms, *self.values
 
     @property
     def kept(self) -> Kept | None:
-        if not self.values:
+        if self.data is None:
             return None
-        return Kept(self.steps[int(self.key)].kept, self.values, self.data)
+        kept = self.steps[int(self.key)].kept
+        lengths = [site.shape[0] if site.shape else None for site, _ in kept]
+        sites, rows = tuple(site for site, _ in kept), [rows for _, rows in kept]
+        return Kept(sites, self.values, self.data, rows, lengths)
+
+    @property
+    def kept_bytes(self) -> int:
+        return kept_bytes(self.values, self.data)
+
+    def without_kept(self) -> SumsRow:
+        return dataclasses.replace(self, values=(), data=None)
 
     def read(self) -> Reading:
         step = self.steps[int(self.key)]
         moments, extra = raw_rows.read_row(np.asarray(self.row), step.shapes, step.states)
         histograms = np.asarray(self.histograms).reshape(-1, BINS)
         return Reading(step.layout, np.ones(len(moments), bool), moments, histograms, extra)
+
+
+def _own(data: Any) -> Any:
+    """The data of a step, copied where they are an array of the user's, who may write to it.
+
+    On a CPU JAX does not copy it either, and a layer may hand it on as it is.
+    """
+    return map_leaves(lambda _, x: x.copy() if isinstance(x, np.ndarray) else x, data)
 
 
 def _predict(model: Any) -> Callable[..., Any]:

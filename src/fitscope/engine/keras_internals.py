@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import keras.src.models.functional
 from keras.src import backend as keras_backend
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
@@ -30,20 +32,25 @@ __all__ = [
     "backend_name",
     "carry_mask",
     "check",
+    "current_layer",
     "current_stateless_scope",
     "functional_graph",
     "functional_operations",
+    "has_own_loss",
     "in_symbolic_scope",
     "is_symbolic",
     "make_function",
     "make_predict_function",
     "maker",
+    "mask_of",
     "model_input_spec",
     "rematerializes",
+    "set_mask",
     "sources",
     "state_shardings",
     "sublayers",
     "trained_by",
+    "unreduced_losses",
     "without_jit",
 ]
 
@@ -131,6 +138,61 @@ def sources(target: Any) -> list[Any]:
 def current_stateless_scope() -> Any | None:
     """The scope that carries the state of the stateless call in progress."""
     return get_stateless_scope()
+
+
+def current_layer() -> Any | None:
+    """The layer whose `call` runs in this thread, the innermost one."""
+    stack = get_global_attribute("name_scope_stack") or []
+    callers = (scope.caller for scope in reversed(stack))
+    return next((c for c in callers if isinstance(c, keras.layers.Layer)), None)
+
+
+def mask_of(tensor: Any) -> Any | None:
+    """The mask that Keras has attached to a tensor."""
+    return get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Attach a mask as Keras does."""
+    set_keras_mask(tensor, mask)
+
+
+def has_own_loss(model: Any) -> bool:
+    """Whether the model computes its loss in a way of its own."""
+    own = type(model).compute_loss is not keras.Model.compute_loss
+    return own or getattr(model, "_compile_loss", None) is None
+
+
+def unreduced_losses(model: Any, y: Any, y_pred: Any) -> list[tuple[str, Any]]:
+    """The compiled losses without their reduction and weights, each with the name of its output.
+
+    Keras' own object matches losses with outputs; a copy of it calls copies of the losses.
+    """
+    found: list[tuple[str, Any]] = []
+
+    def unreduced(name: str, loss: Any) -> Callable[..., Any]:
+        quiet = _twin(loss)
+        quiet.reduction = "none"
+
+        def call(y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            del sample_weight
+            found.append((name, quiet(y_true, y_pred)))
+            return 0.0
+
+        return call
+
+    compiled = _twin(model._compile_loss)
+    parts = [p._replace(loss=unreduced(p.name, p.loss)) for p in compiled._flat_losses]
+    vars(compiled).update(_flat_losses=parts, _metrics=[None] * len(parts))
+    compiled.call(y, y_pred)
+    return found
+
+
+def _twin(target: Any) -> Any:
+    """A shallow copy; copy.copy would save and load what Keras can save."""
+    twin = object.__new__(type(target))
+    vars(twin).update(vars(target))
+    return twin
 
 
 def is_symbolic(value: Any) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from fitscope.engine.leaves import leaves
 from fitscope.engine.trace import Slot
 from fitscope.engine.vector import FIRED, decode
 from fitscope.select.site import Site
@@ -68,6 +70,15 @@ class Row(Protocol):
         """The tensors that left the step, where any was wanted."""
         ...
 
+    @property
+    def kept_bytes(self) -> int:
+        """How large those are, without waiting for them."""
+        ...
+
+    def without_kept(self) -> Row:
+        """The same row, which lets those go."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Kept:
@@ -75,13 +86,33 @@ class Kept:
 
     Attributes:
         sites: whose they are.
-        tensors: one for each site.
+        tensors: one for each site, or the rows of it that were wanted.
         data: what the step was given, as Keras' data adapters make it.
+        rows: for each site, which rows were taken.
+        lengths: for each site, how many rows the whole tensor has; None where it is not known.
     """
 
     sites: tuple[Site, ...]
     tensors: Sequence[Any]
     data: Any
+    rows: Sequence[slice]
+    lengths: Sequence[Any]
+
+
+def kept_bytes(tensors: Sequence[Any], data: Any) -> int:
+    """Bytes of tensors of any backend, and of what the step was given."""
+    return sum(_nbytes(t) for t in tensors) + sum(_nbytes(t) for _, t in leaves(data))
+
+
+def _nbytes(tensor: Any) -> int:
+    known = getattr(tensor, "nbytes", None)
+    if known is not None:
+        return int(known)
+    try:
+        size = math.prod(int(n) for n in tensor.shape)
+        return size * int(getattr(tensor.dtype, "size", 8))
+    except (TypeError, ValueError, AttributeError):
+        return 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,6 +155,13 @@ class VectorRow:
 
     def arrays(self) -> Sequence[Any]:
         return self.moments, self.histograms, self.extra
+
+    @property
+    def kept_bytes(self) -> int:
+        return 0 if self.kept is None else kept_bytes(self.kept.tensors, self.kept.data)
+
+    def without_kept(self) -> VectorRow:
+        return dataclasses.replace(self, kept=None)
 
     def read(self) -> Reading:
         vectors = to_host(self.moments)

@@ -11,8 +11,8 @@ from typing import Any
 import keras
 
 from fitscope.engine import keras_internals
+from fitscope.engine.paired import LOSS_SCALE
 from fitscope.engine.plan import Wanted
-from fitscope.statistics.paired import LOSS_SCALE
 
 SEVERAL_SCALES = (
     "was not measured: several optimizers scale their losses in one step, and which of them a "

@@ -9,6 +9,7 @@ from typing import Any
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry, entries, frozen, in_loop, without_activation
 from fitscope.engine.leaves import Leaf
+from fitscope.engine.points import BatchPart, Point, TapPoint, batch_point
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -28,19 +29,55 @@ class Want:
     statistics: tuple[Any, ...] = ()
     """User-defined statistics, computed beside the built-in ones."""
 
-    keeps: bool = False
-    """Whether the tensor itself is wanted."""
+    rows: slice | None = None
+    """Which rows of the tensor itself are wanted; None for none."""
+
+    measures: bool = True
+    """Whether statistics of the tensor are wanted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
     """What is to be taken of one tensor."""
 
-    statistics: tuple[Any, ...]
+    statistics: tuple[Any, ...] = ()
     """User statistics, beside the built-in ones."""
 
-    keeps: bool
-    """Whether the tensor leaves the step, too."""
+    rows: slice | None = None
+    """Which of its rows leave the step, too; None for none."""
+
+    measures: bool = True
+    """Whether it is reduced to statistics."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the tensor, or some rows of it, leaves the step."""
+        return self.rows is not None
+
+    def taken(self, tensor: Any) -> Any:
+        """The rows of a tensor that leave the step, on the device."""
+        if self.rows in (None, EVERY_ROW) or tensor.ndim == 0:
+            return tensor
+        return tensor[self.rows]
+
+
+EVERY_ROW = slice(None)
+
+
+def covering(rows: Sequence[slice]) -> slice:
+    """The least slice that has all rows of several; steps are positive, ends count from the start.
+
+    Example:
+        >>> covering([slice(4, 8), slice(6, 20, 2)])
+        slice(4, 20, None)
+    """
+    if all(each == rows[0] for each in rows):
+        return rows[0]
+    starts = [each.start or 0 for each in rows]
+    stops = [each.stop for each in rows]
+    ends = [stop for stop in stops if stop is not None]
+    start = min(starts) or None
+    return slice(start, max(ends) if len(ends) == len(stops) else None)
 
 
 class Plan:
@@ -49,23 +86,28 @@ class Plan:
     Args:
         model: a built Keras model.
         wants: the instructions; a tensor is measured when any of them matches it.
+        batch: whether the prediction of the step, and what its loss was computed of, are wanted.
     """
 
-    def __init__(self, model: Any, wants: Sequence[Want]) -> None:
+    def __init__(self, model: Any, wants: Sequence[Want], *, batch: bool = False) -> None:
         self.model = model
         self.wants = tuple(wants)
+        self.batch = batch
         self.entries = entries(model)
         self.ports = frozenset().union(*(want.ports for want in self.wants))
+        self._by_target = {id(entry.target): entry for entry in self.entries}
+        self._points: dict[tuple[str, str], Point] = {}
+        self._parts: dict[str, Point] = {}
         self._known: dict[Any, tuple[Site, Wanted | None]] = {}
         self.candidates: list[Entry] = []
         self.weight_entries: list[Entry] = []
         self.static_unseen: list[Unseen] = []
         for entry in self.entries:
-            if entry.is_layer and entry.target.weights and self._may_match(entry, weights=True):
+            if entry.is_layer and entry.target.weights and self.may_match(entry, weights=True):
                 self.weight_entries.append(entry)
                 if self._is_frozen(entry):
                     self.static_unseen.append(frozen(entry))
-            if not self._may_match(entry, weights=False):
+            if not self.may_match(entry):
                 continue
             if entry.loop is not None:
                 self.static_unseen.append(in_loop(entry))
@@ -74,7 +116,12 @@ class Plan:
                 if self._lacks_preactivation(entry):
                     self.static_unseen.append(without_activation(entry))
 
-    def _may_match(self, entry: Entry, *, weights: bool) -> bool:
+    @property
+    def keeps(self) -> bool:
+        """Whether tensors, or what the step was given, leave it."""
+        return self.batch or any(want.rows is not None for want in self.wants)
+
+    def may_match(self, entry: Entry, *, weights: bool = False) -> bool:
         """Whether a tensor of this layer can match; calls and leaves are known only in a trace."""
         return any(
             want.may_match(entry.site(None, port, (), (), ""))
@@ -110,7 +157,31 @@ class Plan:
             while step is not None and id(step.target) not in chosen:
                 chosen[id(step.target)] = step
                 step = step.parent
+        # Taps may stand in any layer: the model tells where a pass begins, a checkpointed layer
+        # what does not leave it.
+        for entry in self.entries:
+            if entry.parent is None or keras_internals.rematerializes(entry.target):
+                chosen.setdefault(id(entry.target), entry)
         return list(chosen.values())
+
+    def tapped(self, layer: Any, name: str) -> Point:
+        """The place of a tensor that `fs.tap` named within a layer's call."""
+        entry = self._by_target.get(id(layer))
+        within = "" if entry is None or entry.parent is None else f"{entry.path}/"
+        key = within, name
+        if key not in self._points:
+            taken = {e.path for e in self.entries} | {p.path for p in self._points.values()}
+            path, n = f"{within}{name}", 1
+            while path in taken:  # a layer of that name
+                n += 1
+                path = f"{within}{name}~{n}"
+            loop = None if entry is None else entry.loop
+            self._points[key] = Point(TapPoint(name), path, entry, loop)
+        return self._points[key]
+
+    def part(self, name: str) -> Point:
+        """The place of a part of the batch."""
+        return self._parts.setdefault(name, batch_point(name))
 
     def lookup(
         self, entry: Entry, call: int, port: str, leaf: Leaf, shape: Any, dtype: str
@@ -120,7 +191,9 @@ class Plan:
         found = self._known.get(key)
         if found is None:
             site = entry.site(call, port, leaf, shape, dtype)
-            found = self._known[key] = (site, self._wanted(site))
+            own = isinstance(entry.target, BatchPart)
+            wanted = Wanted(rows=EVERY_ROW, measures=False) if own else self._wanted(site)
+            found = self._known[key] = (site, wanted)
         return found
 
     def _wanted(self, site: Site) -> Wanted | None:
@@ -128,4 +201,6 @@ class Plan:
         if not wants:
             return None
         statistics = {id(s): s for want in wants for s in want.statistics}
-        return Wanted(tuple(statistics.values()), any(want.keeps for want in wants))
+        rows = [want.rows for want in wants if want.rows is not None]
+        measures = any(want.measures for want in wants)
+        return Wanted(tuple(statistics.values()), covering(rows) if rows else None, measures)

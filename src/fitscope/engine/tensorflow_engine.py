@@ -148,7 +148,7 @@ class TensorFlowEngine:
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
         model = self._model
-        ring = Ring(int(model.steps_per_execution))
+        ring = Ring(int(model.steps_per_execution), keeps=self.plan.keeps)
         run = getattr(model, f"{phase}_step")
         # A train_step that is itself a tf.function may hold a trace without our layers.
         run = getattr(run, "python_function", run)
@@ -252,7 +252,8 @@ class TensorFlowEngine:
     def _copied(self, slot: Slot) -> Slot:
         """Read an elementwise output through one more loop; see docs/design.md, 7."""
         met: Met = slot.measured
-        if not met.entry.is_elementwise and met.port != "gradient":
+        loops = met.entry.is_elementwise or met.port == "gradient"
+        if not loops or not met.tensor.dtype.is_floating:
             return slot
         x = tf.stop_gradient(met.tensor)
         return _of(slot, x * tf.cast(self._one, x.dtype))

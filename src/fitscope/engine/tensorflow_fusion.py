@@ -64,6 +64,9 @@ _SOURCES = frozenset(
         "Arg",
         "Const",
         "Fill",
+        "IteratorGetNext",
+        "IteratorGetNextAsOptional",
+        "OptionalGetValue",
         "Pack",
         "Placeholder",
         "PlaceholderWithDefault",
@@ -111,6 +114,11 @@ _APART = frozenset(
 )
 """Readers that the optimizer never joins with what they read."""
 
+_LINEAR = frozenset({"AddV2", "BiasAdd", "Conv2D", "MatMul"})
+_DIFFERENCES = frozenset({"SquaredDifference", "Sub"})
+"""What a loss makes of a prediction; the optimizer joins activations and additions with a linear
+layer, and never these."""
+
 _SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
 """Readers that want no value. Gradients have them where a batch size is not known beforehand, and
 the optimizer takes them away before it looks for chains."""
@@ -140,10 +148,20 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
     """
     if _readers(tensor, readers) != 1 or _of_values(tensor)[0].type in _APART:
         return tensor
+    if not tensor.dtype.is_floating or _is_prediction(tensor):
+        return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)
     except _CostlyError:
         return None
+
+
+def _is_prediction(tensor: Any) -> bool:
+    """Whether a tensor comes out of a linear layer and goes into a difference of variables."""
+    (reader,) = _of_values(tensor)
+    around = [*tensor.op.inputs, *reader.inputs]
+    constant = any(t.op.type == "Const" for t in around)  # sums with constants are rearranged
+    return tensor.op.type in _LINEAR and reader.type in _DIFFERENCES and not constant
 
 
 def _readers(tensor: Any, readers: dict[Any, int]) -> int:

@@ -13,14 +13,14 @@ from fitscope.engine import tensorflow_kernel
 from fitscope.engine.entry import Entry
 from fitscope.engine.layout import Kept, Layout
 from fitscope.engine.optimizers import with_scale
-from fitscope.engine.plan import Wanted
+from fitscope.engine.paired import Paired
+from fitscope.engine.plan import EVERY_ROW, Wanted
 from fitscope.engine.tensorflow_kernel import LARGE, Kind, Reduced
 from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
-from fitscope.statistics.paired import Paired
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,10 +72,15 @@ class Ring:
     """Variables that hold the rows of the inner steps of one execution.
 
     They are made while the step is traced, when the number of sites is known.
+
+    Args:
+        depth: of how many steps.
+        keeps: whether tensors leave the steps, too, with what those were given.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, keeps: bool = False) -> None:
         self.depth = depth
+        self._keeps = keeps
         self.traced: list[_Traced] = []
         self.cursor = _variable((), tf.int64)
         """Steps that were written, ever."""
@@ -94,6 +99,8 @@ class Ring:
             data: what the step was given; it leaves the step together with kept tensors.
         """
         states, found = [], []
+        keep = [slot for slot in slots if slot.wanted.keeps]
+        slots = [slot for slot in slots if slot.wanted.measures]
         for place, slot in enumerate(slots):
             met: Met = slot.measured
             statistics = met.wanted.statistics
@@ -103,7 +110,6 @@ class Ring:
         layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]
         row = tensorflow_kernel.row(found, [state for own in states for state in own])
-        keep = [slot for slot in slots if slot.wanted.keeps]
         key = self._place(layout, kinds, row, keep, data)
         kept = self.traced[key].kept
         if kept is not None:
@@ -126,7 +132,9 @@ class Ring:
         if tf.executing_eagerly():
             # Not compiled: this runs at every step, mostly for the same sites.
             for key, traced in enumerate(self.traced):
-                if traced.shapes == shapes and traced.layout.sites == layout.sites:
+                kept = () if traced.kept is None else traced.kept.sites
+                same = traced.layout.sites == layout.sites and kept == tuple(s.site for s in keep)
+                if traced.shapes == shapes and same:
                     self.traced[key] = dataclasses.replace(traced, layout=layout, kinds=kinds)
                     return key
         # While a tf.function is traced, its thread may not make variables; another thread may.
@@ -135,7 +143,7 @@ class Ring:
                 n: thread.submit(_variable, (self.depth, *shapes[n]), v.dtype).result()
                 for n, v in row.items()
             }
-        kept = _Keeping.of(keep, data, self.depth) if keep else None
+        kept = _Keeping.of(keep, data, self.depth) if self._keeps else None
         self.traced.append(_Traced(layout, kinds, shapes, variables, kept))
         return len(self.traced) - 1
 
@@ -193,6 +201,7 @@ class _Keeping:
     """
 
     sites: tuple[Site, ...]
+    rows: tuple[slice, ...]
     data: Any
     """What a step is given, with None where nothing leaves it."""
     queue: Any
@@ -200,25 +209,32 @@ class _Keeping:
     @classmethod
     def of(cls, slots: list[Slot], data: Any, depth: int) -> _Keeping:
         dtypes = [slot.measured.tensor.dtype for slot in slots]
+        dtypes += [tf.int32]  # how many rows each had
         dtypes += [tensor.dtype for tensor in tf.nest.flatten(data) if _leaves(tensor)]
         with ThreadPoolExecutor(1) as thread:
             queue = thread.submit(tf.queue.FIFOQueue, depth, dtypes).result()
         structure = tf.nest.map_structure(lambda t: True if _leaves(t) else None, data)
-        return cls(tuple(slot.site for slot in slots), structure, queue)
+        rows = tuple(slot.wanted.rows or EVERY_ROW for slot in slots)
+        return cls(tuple(slot.site for slot in slots), rows, structure, queue)
 
     def write(self, slots: list[Slot], data: Any) -> None:
         """In a step: put its tensors into the queue."""
-        tensors = [slot.measured.tensor for slot in slots]
-        self.queue.enqueue([*tensors, *filter(_leaves, tf.nest.flatten(data))])
+        whole = [slot.measured.tensor for slot in slots]
+        tensors = [slot.wanted.taken(t) for slot, t in zip(slots, whole, strict=True)]
+        lengths = [tf.concat([tf.shape(t), [-1]], 0)[0] for t in whole]
+        lengths = tf.stack(lengths) if lengths else tf.zeros(0, tf.int32)
+        self.queue.enqueue([*tensors, lengths, *filter(_leaves, tf.nest.flatten(data))])
 
     def read(self) -> Kept:
         """The tensors of the oldest step in the queue."""
         found = self.queue.dequeue()
         found = list(found) if isinstance(found, (list, tuple)) else [found]
         count = len(self.sites)
-        rest = iter(found[count:])
+        lengths = [None if n < 0 else int(n) for n in found[count].numpy()]
+        rest = iter(found[count + 1 :])
         flat = [None if held is None else next(rest) for held in tf.nest.flatten(self.data)]
-        return Kept(self.sites, found[:count], tf.nest.pack_sequence_as(self.data, flat))
+        data = tf.nest.pack_sequence_as(self.data, flat)
+        return Kept(self.sites, found[:count], data, self.rows, lengths)
 
     def clear(self) -> None:
         """Forget the tensors of steps that nobody reads."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fitscope.engine.layout import Kept, Layout, Reading, to_host
+from fitscope.engine.layout import Kept, Layout, Reading, kept_bytes, to_host
 from fitscope.engine.raw_rows import Reader, Shape, bare, read_units
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
@@ -42,6 +42,13 @@ class SumsRow:
 
     def arrays(self) -> Sequence[Any]:
         return ()
+
+    @property
+    def kept_bytes(self) -> int:
+        return 0 if self.kept is None else kept_bytes(self.kept.tensors, self.kept.data)
+
+    def without_kept(self) -> SumsRow:
+        return dataclasses.replace(self, kept=None)
 
     def read(self) -> Reading:
         sites = len(self.kinds)

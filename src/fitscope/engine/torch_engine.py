@@ -13,13 +13,14 @@ from fitscope.engine import torch_kernel
 from fitscope.engine.entry import Entry, without_gradient
 from fitscope.engine.layout import Kept, Layout, Row, VectorRow
 from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers, with_scale
-from fitscope.engine.plan import Plan, Wanted
+from fitscope.engine.paired import Paired
+from fitscope.engine.plan import EVERY_ROW, Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
+from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
-from fitscope.statistics.paired import Paired
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
@@ -106,13 +107,15 @@ class TorchDevice:
         self, tensor: Any, entry: Entry, port: str, wanted: Wanted, beside: Any = None
     ) -> Measured:
         with torch.no_grad():
+            value = wanted.taken(tensor).detach().clone() if wanted.keeps else None
+            if not wanted.measures:
+                return Measured(None, None, (), value)
             taken, count = torch_kernel.sample(tensor)
             vector = torch_kernel.moments(
                 tensor, entry.zones(port), entry.unit_axis(tensor.ndim), count
             )
             x = tensor.detach().float() if wanted.statistics else None
             states = tuple(user_state(s, x, beside) for s in wanted.statistics)
-            value = tensor.detach().clone() if wanted.keeps else None
             return Measured(vector, taken, states, value)
 
     def finish(self, root: Root) -> None:
@@ -141,7 +144,7 @@ class TorchEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
-        self._layouts: dict[tuple[Any, ...], tuple[Layout, list[int]]] = {}
+        self._layouts: dict[tuple[Any, ...], tuple[Layout, list[int], tuple[Site, ...]]] = {}
 
     @property
     def _model(self) -> Any:
@@ -195,7 +198,8 @@ class TorchEngine:
             missing += [u for slot in found if (u := _missing(slot)) is not None]
         for root in trace.roots:
             root.slots = [_came(slot) for slot in root.slots if _missing(slot) is None]
-        slots = [slot for root in trace.roots for slot in root.slots]
+        met = [slot for root in trace.roots for slot in root.slots]
+        slots = [slot for slot in met if slot.measured.moments is not None]
         with torch.no_grad():
             moments = (
                 torch.stack([s.measured.moments for s in slots])
@@ -209,22 +213,26 @@ class TorchEngine:
             )
             states = [state for s in slots for state in s.measured.extra]
             extra = torch.cat(states) if states else torch.zeros(0)
-        key = (*(id(s.site) for s in slots), *(u.site for u in missing))
+        key = (*(id(s.site) for s in met), *(u.site for u in missing))
         lengths = [int(state.shape[0]) for state in states]
         if key not in self._layouts:
             named = [slot for _, found in trace.passes() for slot in found]
+            keep = tuple(slot.site for slot in named if slot.measured.value is not None)
+            named = [slot for slot in named if slot.measured.moments is not None]
             per_slot = [[e.shape[0] for e in s.measured.extra] for s in named]
             layout = Layout.of(named, per_slot, [*trace.not_fired(), *missing])
-            self._layouts[key] = (layout, lengths)
-        layout, known = self._layouts[key]
+            self._layouts[key] = (layout, lengths, keep)
+        layout, known, sites = self._layouts[key]
         if lengths != known:
             raise StatisticError(
                 f"The states of user statistics had the lengths {known} in an earlier step, and "
                 f"have {lengths} now; update must return a 1-D float32 tensor of fixed length."
             )
-        kept = [i for i, slot in enumerate(slots) if slot.wanted.keeps]
-        sites = tuple(layout.sites[i] for i in kept)
-        values = Kept(sites, [slots[i].measured.value for i in kept], data) if kept else None
+        kept = [slot for slot in met if slot.measured.value is not None]
+        rows = [slot.wanted.rows or EVERY_ROW for slot in kept]
+        lengths = [slot.site.shape[0] if slot.site.shape else None for slot in kept]
+        tensors = [slot.measured.value for slot in kept]
+        values = Kept(sites, tensors, data, rows, lengths) if self.plan.keeps else None
         return VectorRow([layout], 0, moments, histograms, extra, values)
 
 

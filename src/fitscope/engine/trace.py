@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol
 
-from fitscope.engine import keras_internals
-from fitscope.engine.entry import Entry, named
+import keras
+
+from fitscope.engine import keras_internals, points
+from fitscope.engine.entry import Entry, in_loop, named
 from fitscope.engine.leaves import Leaf, leaves, map_leaves
 from fitscope.engine.plan import WEIGHT_PORTS, Plan, Wanted
+from fitscope.engine.points import part_of
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -102,6 +106,7 @@ class Trace:
         self._last: tuple[Any, Any, Any] | None = None
         self._gradients: dict[int, tuple[Any, Any, Any, Wanted]] = {}
         """By identity, tensors whose gradients are watched, and what goes on in their place."""
+        self._loss_seen = False
         self._measured_ids = {id(entry.target) for entry in plan.candidates}
 
     def passes(self) -> list[tuple[Root, list[Slot]]]:
@@ -129,13 +134,20 @@ class Trace:
             for entry in self.plan.candidates
             if not self.calls[id(entry.target)] and entry.path not in self.unseen
         ]
+        if self.plan.batch and not any(part_of(s.site) for r in self.roots for s in r.slots):
+            missing.append(_no_prediction())
         return [*self.unseen.values(), *missing]
 
     @contextlib.contextmanager
     def installed(self) -> Generator[None]:
         """Wrap the planned layers for the duration of the block."""
         undo: list[tuple[dict[str, Any], str, Any]] = []
+        points.begin(self)
         try:
+            if self.plan.batch and hasattr(self.plan.model, "compute_loss"):
+                namespace = vars(self.plan.model)
+                undo.append((namespace, "compute_loss", namespace.get("compute_loss", _ABSENT)))
+                namespace["compute_loss"] = self._around_loss(self.plan.model.compute_loss)
             for entry in self.plan.wrapped():
                 for name, wrapper in self._wrappers(entry):
                     namespace = vars(entry.target)
@@ -143,6 +155,7 @@ class Trace:
                     namespace[name] = wrapper
             yield
         finally:
+            points.end(self)
             for namespace, name, before in reversed(undo):
                 # The override is deleted, not reassigned: a bound method left in the instance
                 # would outlive later changes to its class.
@@ -198,11 +211,95 @@ class Trace:
             if starts:
                 self._stack.pop()
             raise
+        if self.plan.batch and entry.target is self.plan.model and not self._loss_seen:
+            self._observe_part(self._stack[-1], "y_pred", outputs)
         if starts:
             root = self._stack.pop()
             self.roots.append(root)
             self.device.finish(root)
         return outputs
+
+    def _around_loss(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """See what the loss of the step is computed of."""
+
+        @functools.wraps(function)
+        def compute_loss(*args: Any, **kwargs: Any) -> Any:
+            try:
+                given = inspect.signature(function).bind(*args, **kwargs).arguments
+                self._observe_loss(given)
+            except Exception as error:  # the training step is not to fail for it
+                self._failed(f"{points.BATCH_PATH}/y_pred", error)
+            return function(*args, **kwargs)
+
+        return compute_loss
+
+    def _observe_loss(self, given: Mapping[str, Any]) -> None:
+        if given.get("y_pred") is None or keras_internals.in_symbolic_scope():
+            return
+        if not self._loss_seen:
+            # The prediction is what goes into the loss, not what the model was called for before.
+            self._loss_seen = True
+            point = self.plan.part("y_pred")
+            for root in self.roots:
+                root.slots[:] = [s for s in root.slots if s.site.layer is not point.target]
+            self.calls[id(point.target)] = 0
+        root = Root(self.plan.entries[0], None, self.device.level())
+        masks = map_leaves(lambda _, x: keras_internals.mask_of(x), given["y_pred"])
+        for part, tree in (
+            ("y_pred", given["y_pred"]),
+            ("y", given.get("y")),
+            ("sample_weight", given.get("sample_weight")),
+            ("mask", masks),
+        ):
+            self._observe_part(root, part, tree)
+        self.roots.append(root)
+        self.device.finish(root)
+
+    def _observe_part(self, root: Root, part: str, tree: Any) -> None:
+        point = self.plan.part(part)
+        call = self.calls[id(point.target)]
+        self.calls[id(point.target)] += 1
+        for leaf, value in leaves(tree):
+            tensor = value
+            if not self.device.is_tensor(value) and hasattr(value, "dtype"):
+                tensor = keras.ops.convert_to_tensor(value)  # targets may be arrays of NumPy
+            if self.device.is_tensor(tensor):
+                self._observe_tensor(root, point, call, "output", leaf, tensor)
+
+    def meet(self, tree: Any, name: str) -> None:
+        """Called by `fs.tap` within the call of a layer."""
+        if keras_internals.in_symbolic_scope() and not self.symbolic:
+            return
+        if any(keras_internals.is_symbolic(x) for _, x in leaves(tree)) and not self.symbolic:
+            return
+        if "output" not in self.plan.ports:
+            return
+        try:
+            self._meet(tree, name)
+        except StatisticError:
+            raise
+        except Exception as error:
+            self._failed(name, error)
+
+    def _failed(self, path: str, error: Exception) -> None:
+        reason = f"could not be measured: {type(error).__name__}: {error}"
+        self.unseen.setdefault(path, Unseen(path, reason, "report this layer"))
+
+    def _meet(self, tree: Any, name: str) -> None:
+        point = self.plan.tapped(keras_internals.current_layer(), name)
+        if not self.plan.may_match(point):
+            return
+        if point.loop is not None:
+            self.unseen.setdefault(point.path, in_loop(point))
+            return
+        call = self.calls[id(point.target)]
+        self.calls[id(point.target)] += 1
+        alone = not self._stack
+        root = Root(point, None, self.device.level()) if alone else self._stack[-1]
+        self._observe(root, point, call, "output", tree)
+        if alone:
+            self.roots.append(root)
+            self.device.finish(root)
 
     def _passes_by(self, args: Any) -> bool:
         if keras_internals.in_symbolic_scope() and not self.symbolic:
@@ -303,8 +400,7 @@ class Trace:
         except StatisticError:
             raise
         except Exception as error:  # whatever goes wrong here, the training step is not to
-            reason = f"could not be measured: {type(error).__name__}: {error}"
-            self.unseen.setdefault(entry.path, Unseen(entry.path, reason, "report this layer"))
+            self._failed(entry.path, error)
 
     def _measure_tensor(
         self, root: Root, entry: Entry, call: int, port: str, leaf: Leaf, tensor: Any
@@ -318,6 +414,11 @@ class Trace:
         if problem is not None:
             self.unseen.setdefault(problem.site, problem)
             return
+        if not (self.any_dtype or site.dtype.startswith(_FLOATING)):
+            if wanted.measures and not wanted.keeps:
+                self.unseen.setdefault(site.path, _no_floats(named(site, None).name, site.dtype))
+                return
+            wanted = dataclasses.replace(wanted, statistics=(), measures=False)
         # A torch tensor that was changed in place counts so.
         how = (wanted, entry.zones(port), getattr(tensor, "_version", 0))
         if self._last is not None and self._last[0] is tensor and self._last[2] == how:
@@ -329,12 +430,6 @@ class Trace:
 
     def _obstacle(self, root: Root, site: Site) -> Unseen | None:
         name = named(site, None).name
-        if not self.any_dtype and not site.dtype.startswith(("float", "bfloat")):
-            return Unseen(
-                name,
-                f"holds {site.dtype}; statistics are defined for floating-point tensors",
-                "watch a layer that turns it into floats, an embedding or a cast for example",
-            )
         if self._sealed is not None:
             return Unseen(name, f"runs {self._sealed}", "watch the layer around it")
         if self.device.level() != root.level:
@@ -367,6 +462,24 @@ class Trace:
 
 
 _ABSENT = object()
+_FLOATING = ("float", "bfloat")
+
+
+def _no_floats(site: str, dtype: str) -> Unseen:
+    return Unseen(
+        site,
+        f"holds {dtype}; statistics are defined for floating-point tensors",
+        "watch a layer that turns it into floats, or record the values themselves (fs.record)",
+    )
+
+
+def _no_prediction() -> Unseen:
+    return Unseen(
+        f"{points.BATCH_PATH}/y_pred",
+        "is not known: the step neither called the model itself nor its compute_loss",
+        "call self.compute_loss(x, y, y_pred, sample_weight) in train_step, or record the layer "
+        "that makes the prediction",
+    )
 
 
 def _inputs(args: Any, kwargs: Any) -> Any:

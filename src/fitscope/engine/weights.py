@@ -11,9 +11,9 @@ import keras
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry
 from fitscope.engine.leaves import Leaf
+from fitscope.engine.paired import UPDATE_RATIO
 from fitscope.engine.plan import Plan, Wanted
 from fitscope.select.site import Site
-from fitscope.statistics.paired import UPDATE_RATIO
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

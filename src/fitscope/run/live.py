@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitscope.run.layout import STREAMS, rank_name
 from fitscope.run.parts import Part, StreamReader
+from fitscope.run.recorded import Piece
 from fitscope.run.sites import SiteTable
 from fitscope.select.unseen import Unseen
 
@@ -71,3 +72,19 @@ class LiveStore:
         with self._writer.lock:
             on_disk = self._streams[kind].parts() if self._streams else []
             return [*on_disk, *self._writer.parts(kind)]
+
+    @property
+    def lost_values(self) -> int:
+        """See `Store`."""
+        return self._writer.lost_values
+
+    @property
+    def recorded(self) -> SiteTable:
+        """See `Store`."""
+        with self._writer.lock:
+            return self._writer.values.sites
+
+    def pieces(self, name: str) -> list[Piece]:
+        """See `Store`."""
+        with self._writer.lock:
+            return self._writer.values.pieces(name)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fitscope.errors import RunError
+from fitscope.errors import RunError, SelectionError
 from fitscope.run.histograms import SparseRows
 from fitscope.run.parts import Rows, read_parts
 from fitscope.run.query import moments_of, tidy
 from fitscope.run.record import PHASES
+from fitscope.run.recorded import Values, join
 from fitscope.run.rolled import rolled
 from fitscope.run.schema import PHASE_CODES
 from fitscope.run.sites import SiteTable
@@ -71,6 +72,19 @@ class Run:
     def lost_steps(self) -> int:
         """Observed steps that a full disk or the bound on memory has cost; 0 when all is well."""
         return self._store.lost_steps
+
+    @property
+    def lost_values(self) -> int:
+        """Steps whose tensors were to be recorded and were not; 0 when all is well.
+
+        A disk slower than the training, a full one, or the bound on memory costs them.
+        """
+        return self._store.lost_values
+
+    @property
+    def recorded(self) -> SiteTable:
+        """The sites whose tensors were recorded; `values` gives those."""
+        return self._store.recorded
 
     @property
     def sites(self) -> SiteTable:
@@ -159,6 +173,71 @@ class Run:
             )
         rows = Rows(chosen, _phase(phase), self._steps(steps, phase))
         return Histogram(SparseRows(self._read("hist", ["bins", "counts"], rows)).total())
+
+    def values(self, site: Any, phase: str | None = None, steps: Any = None) -> Values:
+        """The recorded tensors of one site, with the steps they are of.
+
+        Args:
+            site: The name of a recorded site, or a selection of exactly one; `run.recorded` lists
+                them. `"@batch/x"`, `"@batch/y"`, `"@batch/y_pred"`, `"@batch/loss"` and the like
+                hold what `fs.record(fs.BATCH)` recorded.
+            phase: As in `stats`.
+            steps: As in `stats`.
+
+        Returns:
+            A sequence in the order of writing; nothing is read before an array is asked for.
+
+        Raises:
+            SelectionError: No recorded site is selected.
+            RunError: Several are.
+        """
+        recorded = self.recorded
+        if isinstance(site, str) and site in recorded.names:
+            chosen = recorded[site]
+        elif not len(recorded):
+            raise SelectionError(
+                f"{site!r}: this run has recorded no tensors. Give fs.record(...) to the scope."
+            )
+        else:
+            found = resolve(make_selector(site), recorded)
+            if len(found) > 1:
+                names = ", ".join(one.name for one in found[:5])
+                raise RunError(
+                    f"{site!r} selects {len(found)} recorded sites ({names}); give one of them."
+                )
+            chosen = found[0]
+        code, mask = _phase(phase), self._value_steps(steps, chosen.name)
+        pieces = [
+            piece
+            for piece in self._store.pieces(chosen.name)
+            if (code is None or piece.phase == phase)
+            and (mask is None or mask(np.array([piece.step]))[0])
+        ]
+        return Values(chosen, pieces)
+
+    def join(
+        self, sites: Sequence[Any], phase: str = "train", steps: Any = None
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """The recorded rows of several sites that belong to the same samples.
+
+        Args:
+            sites: Names of recorded sites, each with one row for each sample of a batch.
+            phase: As in `stats`.
+            steps: As in `stats`.
+
+        Returns:
+            Arrays of equal length: `"step"`, `"epoch"`, `"phase"`, `"position"` (the row's place in
+            its batch), and one for each site under its name. Rows that were not recorded of all
+            sites are left out.
+
+        Raises:
+            SelectionError: A site was not recorded.
+            RunError: The sites do not have one row for each sample, or rows differ in shape.
+        """
+        if isinstance(sites, str) or not len(sites):
+            raise RunError(f"join({sites!r}): expected a list of recorded sites, one or more.")
+        tables = [self.values(site, phase, steps) for site in sites]
+        return join({values.site.name: values for values in tables})
 
     def last(self, phase: str = "train") -> dict[str, dict[str, float]]:
         """The latest observed step of a phase.
@@ -269,6 +348,12 @@ class Run:
 
     def _steps(self, steps: Any, phase: str | None) -> Any:
         return step_mask(steps, lambda: self._last_step(phase) or 0)
+
+    def _value_steps(self, steps: Any, name: str) -> Any:
+        def last() -> int:
+            return max((piece.step for piece in self._store.pieces(name)), default=0)
+
+        return step_mask(steps, last)
 
     def _statistics(self, statistic: str | Sequence[str] | None) -> list[str]:
         if statistic is None:

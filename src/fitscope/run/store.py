@@ -20,7 +20,9 @@ from fitscope.run.layout import (
 )
 from fitscope.run.liveness import status_of
 from fitscope.run.parts import Part, StreamReader
+from fitscope.run.recorded import Piece
 from fitscope.run.sites import SiteTable
+from fitscope.run.value_store import ValueReader
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -67,6 +69,20 @@ class Store(Protocol):
 
     def parts(self, kind: str) -> list[Part]:
         """The parts of a stream now, in the order of writing."""
+        ...
+
+    @property
+    def lost_values(self) -> int:
+        """Steps whose tensors were to be recorded and are not."""
+        ...
+
+    @property
+    def recorded(self) -> SiteTable:
+        """The sites whose tensors were recorded."""
+        ...
+
+    def pieces(self, name: str) -> list[Piece]:
+        """The recorded tensors of a site, in the order of writing."""
         ...
 
 
@@ -155,6 +171,23 @@ class DiskStore:
     def parts(self, kind: str) -> list[Part]:
         """See `Store`."""
         return self._streams[kind].parts()
+
+    @property
+    def lost_values(self) -> int:
+        """See `Store`."""
+        beat = self.heartbeat or {}
+        lost = int(beat.get("lost_values", 0))
+        running = status_of(beat or None) == "running"
+        return lost if running else lost + int(beat.get("unsaved_values", 0))
+
+    @property
+    def recorded(self) -> SiteTable:
+        """See `Store`."""
+        return ValueReader(self.folder).sites
+
+    def pieces(self, name: str) -> list[Piece]:
+        """See `Store`."""
+        return ValueReader(self.folder).pieces(name)
 
     def _load_graph(self) -> None:
         try:

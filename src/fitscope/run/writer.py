@@ -35,6 +35,7 @@ from fitscope.run.recovery import recover_for_writing
 from fitscope.run.sites import SiteTable
 from fitscope.run.store import DiskStore
 from fitscope.run.stream import StreamWriter, Surroundings
+from fitscope.run.value_store import StepValues, ValueWriter
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -267,6 +268,38 @@ class RunWriter:
             self._last_step = record.step
             self._flush_if_due(now)
 
+    def append_values(self, values: StepValues) -> None:
+        """Add the recorded tensors of one step; nobody may write to their arrays afterwards.
+
+        They count as `append` does: after `flush_steps` steps or `flush_seconds`.
+
+        Args:
+            values: The tensors.
+        """
+        with self.lock:
+            if self._foreign():
+                return
+            now = time.monotonic()
+            if not self._values.waiting:
+                self._first_values = now
+            self._values.append(values)
+            self._flush_values_if_due(now)
+
+    def lose_values(self, steps: int) -> None:
+        """Count steps whose tensors were given up before they came here."""
+        with self.lock:
+            self._given_up += steps
+
+    @property
+    def values(self) -> ValueWriter:
+        """The recorded tensors; under `lock`."""
+        return self._values
+
+    @property
+    def lost_values(self) -> int:
+        """Steps whose tensors were to be recorded, and neither disk nor memory holds."""
+        return self._given_up + self._values.lost
+
     def heartbeat(self) -> None:
         """Say that this process is alive, and flush what has waited for `flush_seconds`.
 
@@ -277,6 +310,7 @@ class RunWriter:
                 return
             now = time.monotonic()
             self._flush_if_due(now)
+            self._flush_values_if_due(now)
             self._beat_if_due(now)
 
     def flush(self) -> None:
@@ -311,6 +345,7 @@ class RunWriter:
                 return
             for stream in self._streams.values():
                 stream.close()
+            self._values.flush(last=True)
             self._status, self._resting = status, None
             self._beat_if_due(time.monotonic(), force=True)
 
@@ -363,6 +398,9 @@ class RunWriter:
             )
             for kind in STREAMS
         }
+        self._values = ValueWriter(self._folder, self._on_problem, memory_bytes)
+        self._given_up = 0
+        self._first_values = 0.0
 
     def _foreign(self) -> bool:
         # A forked child (a data loader's worker) inherits the writer and its descriptors; were it
@@ -380,9 +418,15 @@ class RunWriter:
             self._flush_streams()
             self._beat_if_due(now)
 
+    def _flush_values_if_due(self, now: float) -> None:
+        if self._values.waiting and now - self._first_values >= self._flush_seconds:
+            self._first_values = now
+            self._values.flush()
+
     def _flush_streams(self) -> None:
         for stream in self._streams.values():
             stream.flush()
+        self._values.flush()
 
     def _beat_if_due(self, now: float, *, force: bool = False) -> None:
         if self._folder is None or not (force or now - self._last_beat >= _HEARTBEAT_SECONDS):
@@ -400,6 +444,8 @@ class RunWriter:
             "last_step": self._last_step,
             "unsaved_steps": self._streams["stats"].unsaved,
             "lost_steps": self.lost_steps,
+            "unsaved_values": self._values.unsaved,
+            "lost_values": self.lost_values,
             "problem": self._problem,
         }
         write_json(self._folder / HEARTBEAT_FILE, beat(self._status, details))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fitscope.engine.layout import Layout, Row
+from fitscope.engine.layout import Kept, Layout, Row
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
 from fitscope.scope.tell import tell
@@ -21,6 +21,8 @@ from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
+from fitscope.values.batch import StepBatch
+from fitscope.values.record import Record, step_values
 from fitscope.values.stream import Event, Stop, Stream
 
 BEAT_SECONDS = 1.0
@@ -34,7 +36,11 @@ STREAM_LIMIT = 64
 """Steps with values for streams that may wait; the training waits for the rest."""
 
 
-@dataclasses.dataclass(frozen=True)
+VALUE_BYTES = 2**28
+"""Bytes of values to be recorded that may wait; beyond that the oldest are dropped."""
+
+
+@dataclasses.dataclass(eq=False)
 class Pending:
     """The row of one step and when it was."""
 
@@ -44,6 +50,10 @@ class Pending:
     phase: str
     streams: Sequence[Stream] = ()
     """Which streams want its values."""
+    records: Sequence[Record] = ()
+    """Which of its values are recorded."""
+    nbytes: int = 0
+    """Bytes of values that wait to be recorded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +69,22 @@ class Drain:
     Args:
         writer: where the records go.
         stop_training: called when a stream asks for it.
+        model: gives the model while it lives, whose losses tell that of each sample.
     """
 
-    def __init__(self, writer: RunWriter, stop_training: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        writer: RunWriter,
+        stop_training: Callable[[], None] = lambda: None,
+        model: Callable[[], Any] = lambda: None,
+    ) -> None:
         self.writer = writer
         self.dropped = 0
+        self.dropped_values = 0
+        """Steps whose values were not recorded."""
+        self._model = model
+        self._value_bytes = 0
+        self._lock = threading.Lock()
         self._latest: dict[str, tuple[list[str], Any, Any]] = {}
         self._sites: dict[str, Site] = {}
         self._indices: dict[int, tuple[Layout, list[int]]] = {}
@@ -77,6 +98,7 @@ class Drain:
         self._failed = False
         self._last_beat = 0.0
         self._told_dropped = 0
+        self._told_values = 0
 
     def latest_values(self, phase: str) -> dict[str, dict[str, Any]]:
         """See `Scope.latest`."""
@@ -101,6 +123,11 @@ class Drain:
                 self.start()  # the thread may have ended by itself
         elif self._queue.qsize() >= LIMIT:
             self._drop_oldest()
+        if pending.records and not pending.streams:
+            pending.nbytes = pending.row.kept_bytes
+            with self._lock:
+                self._value_bytes += pending.nbytes
+            self._make_room()
         self._queue.put(pending)
         self.start()
 
@@ -110,7 +137,29 @@ class Drain:
                 if isinstance(work, Pending) and not work.streams:
                     del self._queue.queue[place]
                     self.dropped += 1
+                    self._give_up_values(work)
                     return
+
+    def _make_room(self) -> None:
+        """Let go of the oldest values that wait, until the rest is within the bound."""
+        with self._queue.mutex:
+            for work in self._queue.queue:
+                if self._value_bytes <= VALUE_BYTES:
+                    return
+                if isinstance(work, Pending) and work.nbytes:
+                    self._give_up_values(work)
+                    work.row, work.records = work.row.without_kept(), ()
+
+    def _give_up_values(self, pending: Pending) -> None:
+        if pending.records:
+            self.dropped_values += 1
+            self.writer.lose_values(1)
+        self._settle(pending)
+
+    def _settle(self, pending: Pending) -> None:
+        with self._lock:
+            self._value_bytes -= pending.nbytes
+        pending.nbytes = 0
 
     def end_of_pass(self, phase: str) -> None:
         """An epoch or evaluation is over."""
@@ -140,6 +189,13 @@ class Drain:
                 f"fitscope dropped {self.dropped} observed steps, because recording was slower "
                 "than training. Observe fewer steps (a larger every=, a smaller budget=)."
             )
+        if self.dropped_values > self._told_values:
+            self._told_values = self.dropped_values
+            tell(
+                f"fitscope did not record the values of {self.dropped_values} steps, because the "
+                "disk was slower than the training and memory is bounded. Record fewer of them "
+                "(every=, samples=, dtype=), or to a faster disk; run.lost_values counts them."
+            )
 
     def _loop(self) -> None:
         # A fit that is interrupted tells nobody: the thread ends by itself when nothing comes.
@@ -163,8 +219,9 @@ class Drain:
         elif work is not _STOP:
             self._guarded(self._record, work)
             try:
-                self._guarded(self._stream, work)
+                self._guarded(self._hand_over, work)
             finally:
+                self._settle(work)
                 if work.streams:
                     self._room.release()
 
@@ -187,6 +244,8 @@ class Drain:
         indices = np.asarray(self._site_indices(layout), np.int64)
         if len(fired) < len(indices):
             self._report_lost(layout, ~reading.fired)
+        if not len(indices) and pending.records and not pending.streams:
+            return  # only values are wanted of this step
         counts = reading.histograms[fired].astype(np.uint32)
         record = StepRecord(
             step=pending.step,
@@ -208,19 +267,32 @@ class Drain:
         names = [layout.sites[i].name for i in fired]
         self._latest[pending.phase] = (names, record.moments, counts)
 
-    def _stream(self, pending: Pending) -> None:
-        """Hand the values of a step to the streams that want them."""
-        kept = pending.row.kept if pending.streams else None
+    def _hand_over(self, pending: Pending) -> None:
+        """Record the values of a step, and hand them to the streams that want them."""
+        kept = pending.row.kept if pending.streams or pending.records else None
         if kept is None:
             return
+        batch = StepBatch(kept, self._model())
+        when = pending.step, pending.epoch, pending.phase
+        if pending.records:
+            self._guarded(self._record_values, pending.records, kept, batch, *when)
         for stream in pending.streams:
-            event = stream.event(kept, pending.step, pending.epoch, pending.phase)
-            if not event.values:
+            event = stream.event(kept, batch, *when)
+            if not event.values and not stream.batch:
                 continue
             if stream.at == "epoch_end":
                 self._held[id(stream)] = (stream, event)
             else:
                 self._tell_stream(stream, event)
+        if batch.unseen:
+            self.writer.add_unseen(batch.unseen)
+
+    def _record_values(
+        self, records: Sequence[Record], kept: Kept, batch: StepBatch, *when: Any
+    ) -> None:
+        values = step_values(records, kept, batch, *when)
+        if values.tensors:
+            self.writer.append_values(values)
 
     def _tell_stream(self, stream: Stream, event: Event) -> None:
         try:

@@ -12,9 +12,11 @@ from fitscope.select.naming import PORTS
 from fitscope.select.selector import Selector
 from fitscope.select.selector import select as as_selector
 from fitscope.statistics.statistic import Statistic, check_statistic
+from fitscope.values.batch import split
+from fitscope.values.record import Record
 from fitscope.values.stream import Stream
 
-Instruction = Union["Watch", Stream]
+Instruction = Union["Watch", Record, Stream]
 """What a scope accepts."""
 
 
@@ -26,8 +28,10 @@ class Watch:
     ports: tuple[str, ...]
     statistics: tuple[Statistic, ...] = ()
 
-    keeps = False
+    rows = None
     """The tensors themselves stay in the step."""
+    measures = True
+    batch = False
 
     def describe(self) -> dict[str, Any]:
         """For the run's `run.json`."""
@@ -80,6 +84,11 @@ def watch(
             )
     if not ports:
         raise SelectionError(f"watch(of=...) is empty; give one or more of {PORTS}.")
+    if split(select)[1]:
+        raise SelectionError(
+            "the batch (fs.BATCH) can be recorded and streamed: fs.record(fs.BATCH), "
+            "fs.stream(fs.BATCH, function). It has no statistics to watch."
+        )
     chosen = (statistics,) if isinstance(statistics, Statistic) else statistics
     if isinstance(chosen, str) or not isinstance(chosen, Iterable):
         raise StatisticError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +12,20 @@ import keras
 
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry, named
-from fitscope.engine.plan import Plan, Wanted
-from fitscope.engine.trace import Root, Trace
+from fitscope.engine.leaves import leaves
+from fitscope.engine.plan import Plan
+from fitscope.engine.points import part_of
+from fitscope.engine.trace import Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.engine.weights import weights
 from fitscope.errors import UnsupportedError
 from fitscope.scope.instructions import Instruction, watch
 from fitscope.scope.session import make_plan
+from fitscope.scope.taps import Shapes
 from fitscope.select.nearest import no_match
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
-
-_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float64": 8}
+from fitscope.values.record import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Preview:
         unseen: what was selected but cannot be seen, and why.
         batch_size: that the shapes are for.
         note: why shapes are missing, where they are.
+        measured: how many of the sites are reduced to statistics.
+        bytes_written: bytes of tensors that `fs.record` writes for a step.
         caution: what may keep some of the sites from being seen, and is known only when the step
             has been traced.
     """
@@ -43,10 +48,14 @@ class Preview:
     batch_size: int
     note: str | None = None
     caution: str | None = None
+    measured: int | None = None
+    bytes_written: int = 0
 
     def bytes_read(self, site: Site) -> int:
         """Bytes of the tensor, which an observed step reads on the device."""
-        return math.prod(d or 1 for d in site.shape) * _ITEM_BYTES.get(site.dtype, 4)
+        return math.prod(d or 1 for d in site.shape) * (
+            _item_bytes(site.dtype) if site.dtype else 4
+        )
 
     @property
     def bytes_recorded(self) -> int:
@@ -59,6 +68,7 @@ class Preview:
             "batch_size": self.batch_size,
             "sites": [{**s.to_json(), "bytes_read": self.bytes_read(s)} for s in self.sites],
             "bytes_recorded_per_site": self.bytes_recorded,
+            "bytes_written": self.bytes_written,
             "unseen": [u.to_json() for u in self.unseen],
             "note": self.note,
             "caution": self.caution,
@@ -82,11 +92,16 @@ class Preview:
         ]
         total = sum(self.bytes_read(s) for s in self.sites)
         count = len(self.sites)
-        lines.append(
-            f"{count} {'site' if count == 1 else 'sites'}; an observed step reads {_bytes(total)} "
-            f"and records at most {_bytes(count * self.bytes_recorded)}, at batch size "
-            f"{self.batch_size}"
+        measured = count if self.measured is None else self.measured
+        statistics = (
+            f" and records at most {_bytes(measured * self.bytes_recorded)}" if measured else ""
         )
+        lines.append(
+            f"{count} {'site' if count == 1 else 'sites'}; an observed step reads {_bytes(total)}"
+            f"{statistics}, at batch size {self.batch_size}"
+        )
+        if self.bytes_written:
+            lines[-1] += f"; a recorded step writes {_bytes(self.bytes_written)} of tensors"
         if self.note is not None:
             lines[-1] = f"{count} sites. {self.note}"
         if self.caution is not None:
@@ -131,7 +146,7 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
     if spec is None:
         note = "The model's input shapes are not known, so neither are these; call it on a batch."
     else:
-        trace = Trace(plan, _Shapes(), symbolic=True, trains=True)
+        trace = Trace(plan, Shapes(), symbolic=True, trains=True)
         try:
             with trace.installed():
                 keras_internals.abstract_call(_call(model), spec)
@@ -143,9 +158,45 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
             unseen += trace.not_fired()
     if note is not None:
         sites = _static_sites(plan)
-    elif any(w.ports and not _selects(w, sites, unseen) for w in watches):
-        raise no_match(next(w for w in watches if not _selects(w, sites, unseen)).selector, sites)
-    return Preview(tuple(sites), tuple(unseen), batch_size, note, _caution(model))
+    else:
+        for each in watches:
+            if each.selector is not None and not _selects(each, sites, unseen):
+                raise no_match(each.selector, sites)
+    measured = [s for s in sites if any(w.measures and _matches(w, s) for w in watches)]
+    written = 0 if note is not None else sum(_written(s, watches) for s in sites)
+    if written and any(isinstance(w, Record) and w.batch for w in watches):
+        given = [x for _, x in leaves(spec)]
+        written += sum(
+            math.prod(x.shape) * _item_bytes(keras.backend.standardize_dtype(x.dtype))
+            for x in given
+        )
+    return Preview(
+        tuple(sites), tuple(unseen), batch_size, note, _caution(model), len(measured), written
+    )
+
+
+def _matches(instruction: Instruction, site: Site) -> bool:
+    selector = instruction.selector
+    return selector is not None and site.port in instruction.ports and selector.matches(site)
+
+
+def _written(site: Site, instructions: Sequence[Instruction]) -> int:
+    """Bytes of a tensor that are recorded in a step in which all instructions are due."""
+    most = 0
+    for each in instructions:
+        wanted = _matches(each, site) or (each.batch and part_of(site) is not None)
+        if not isinstance(each, Record) or not wanted:
+            continue
+        dtype = each.dtype if each.dtype and "float" in site.dtype else site.dtype
+        length = site.shape[0] if site.shape else None
+        rows = len(range(*each.rows.indices(length))) if length else 1
+        most = max(most, rows * math.prod(d or 1 for d in site.shape[1:]) * _item_bytes(dtype))
+    return most
+
+
+def _item_bytes(dtype: str) -> int:
+    bits = re.search(r"(\d+)", dtype)
+    return 1 if dtype == "bool" or bits is None else max(1, int(bits[1]) // 8)
 
 
 def _caution(model: Any) -> str | None:
@@ -160,9 +211,10 @@ def _caution(model: Any) -> str | None:
 
 
 def _selects(instruction: Instruction, sites: Sequence[Site], unseen: Sequence[Unseen]) -> bool:
-    if any(site.port in instruction.ports and instruction.selector.matches(site) for site in sites):
+    selector = instruction.selector
+    if selector is None or unseen:
         return True
-    return bool(unseen)
+    return any(site.port in instruction.ports and selector.matches(site) for site in sites)
 
 
 def _call(model: Any) -> Any:
@@ -182,32 +234,6 @@ def _static_sites(plan: Plan) -> list[Site]:
 
 def _name(entry: Entry, port: str) -> str:
     return entry.path if port == "output" else f"{entry.path}:{port}"
-
-
-class _Shapes:
-    """A device that only looks at shapes; it works on whatever Keras infers shapes with."""
-
-    def is_tensor(self, value: Any) -> bool:
-        return keras.ops.is_tensor(value)
-
-    def dtype(self, tensor: Any) -> str:
-        return str(keras.backend.standardize_dtype(tensor.dtype))
-
-    def shape(self, tensor: Any) -> tuple[int | None, ...]:
-        return tuple(tensor.shape)
-
-    def level(self) -> object:
-        return None
-
-    def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Any:
-        del tensor, entry, port, wanted
-
-    def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Any]:
-        del entry, wanted
-        return tensor, None
-
-    def finish(self, root: Root) -> None:
-        del root
 
 
 def _shape(site: Site) -> str:

@@ -28,6 +28,7 @@ from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.scope.tell import tell
 from fitscope.select.unseen import Unseen
+from fitscope.values.record import Record
 from fitscope.values.stream import Stream
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Scope(keras.callbacks.Callback):
     through Keras' own function, untouched. Training is bit-identical either way.
 
     Args:
-        *instructions: what to do, made by `fs.watch` and `fs.stream`; without any, every layer
-            output is watched.
+        *instructions: what to do, made by `fs.watch`, `fs.record` and `fs.stream`; without any,
+            every layer output is watched.
         run: a new directory to write the run to, or None to keep it in memory.
         budget: the share of training time that watching may take; it decides how many steps are
             observed.
@@ -357,10 +358,10 @@ def _check_free(path: Path) -> None:
 
 def _checked(instructions: tuple[Any, ...]) -> tuple[Instruction, ...]:
     for instruction in instructions:
-        if not isinstance(instruction, (Watch, Stream)):
+        if not isinstance(instruction, (Record, Stream, Watch)):
             raise FitscopeError(
-                f"Scope({instruction!r}): expected instructions made by fs.watch(...) or "
-                "fs.stream(...), for example "
+                f"Scope({instruction!r}): expected instructions made by fs.watch(...), "
+                "fs.record(...) or fs.stream(...), for example "
                 f"fs.Scope(fs.watch({instruction if isinstance(instruction, str) else '**'!r})). "
                 "The run directory and the other settings are given by name."
             )

@@ -7,6 +7,7 @@ import math
 import os
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,12 @@ from fitscope.scope.drain import Drain, Pending
 from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
+from fitscope.scope.taps import tapped_sites
 from fitscope.scope.tell import tell
 from fitscope.select.nearest import no_match
+from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
+from fitscope.values.record import Record
 from fitscope.values.stream import Stream
 
 ATTRIBUTES = {
@@ -58,7 +62,7 @@ class Session:
     ) -> None:
         self.model = model
         self.writer = writer
-        self.drain = Drain(writer, self._stop_training)
+        self.drain = Drain(writer, self._stop_training, weakref.ref(model))
         self.broken: str | None = None
         self.steps = dict.fromkeys(ATTRIBUTES, 0)
         self.observed_steps = dict.fromkeys(ATTRIBUTES, 0)
@@ -69,8 +73,8 @@ class Session:
         """Observed executions among those of `seconds`."""
         self.epoch = 0
         self._instructions = tuple(instructions)
-        self._streams = [i for i in self._instructions if isinstance(i, Stream)]
-        self._watching = len(self._streams) < len(self._instructions)
+        self._takers = [i for i in self._instructions if isinstance(i, (Record, Stream))]
+        self._watching = len(self._takers) < len(self._instructions)
         self.pass_steps: dict[str, int | None] = dict.fromkeys(ATTRIBUTES)
         """How many steps an epoch or evaluation has, where it is known beforehand."""
         self._make_schedule = schedule
@@ -148,10 +152,10 @@ class Session:
         self._timer = (now, observing)
         return observing
 
-    def _due(self, phase: str, step: int) -> list[Stream]:
-        """The streams that want the values of a step."""
+    def _due(self, phase: str, step: int) -> list[Record | Stream]:
+        """The instructions that want the values of a step."""
         place, length = step - self._base[phase], self.pass_steps[phase]
-        return [s for s in self._streams if s.is_due(phase, step, place, length)]
+        return [t for t in self._takers if t.is_due(phase, step, place, length)]
 
     def end_of_pass(self, phase: str, known_steps: int | None, *, ran_out: bool = False) -> None:
         """An epoch or evaluation is over.
@@ -176,7 +180,7 @@ class Session:
             count = min(count, known_steps)
         self._base[phase] += count
         self.steps[phase] = self._base[phase]
-        if count and self._streams:
+        if count and self._takers:
             self.drain.end_of_pass(phase)
 
     def restart_pass(self, phase: str) -> None:
@@ -274,12 +278,14 @@ class Session:
             if start is not None:
                 start()
         phase, step = self._phase, self._first
-        streams = self._due(phase, step)
+        takers = self._due(phase, step)
         self._first += 1
         self._emitted = True
-        if self._wants(step) or streams:
+        if self._wants(step) or takers:
             self.observed_steps[phase] += 1
-            self.drain.put(Pending(row, step, self.epoch, phase, streams))
+            streams = [t for t in takers if isinstance(t, Stream)]
+            records = [t for t in takers if isinstance(t, Record)]
+            self.drain.put(Pending(row, step, self.epoch, phase, streams, records))
 
     def _stop_training(self) -> None:
         self.model.stop_training = True
@@ -320,14 +326,26 @@ class Session:
 def make_plan(model: Any, instructions: Sequence[Instruction]) -> Plan:
     """The plan of the instructions; an instruction that can match nothing is an error."""
     wants = [
-        Want(i.selector.matches, i.selector.may_match, frozenset(i.ports), i.statistics, i.keeps)
+        Want(
+            i.selector.matches, i.selector.may_match, frozenset(i.ports),
+            i.statistics, i.rows, i.measures,
+        )
         for i in instructions
-    ]
-    plan = Plan(model, wants)
+        if i.selector is not None
+    ]  # fmt: skip
+    plan = Plan(model, wants, batch=any(i.batch for i in instructions))
+    taps: list[Site] | None = None
     for each in instructions:
+        if each.selector is None:
+            continue
         sites = [named(e.site(None, p, (), (), ""), None) for e in plan.entries for p in each.ports]
-        if not any(each.selector.may_match(site) for site in sites):
-            raise no_match(each.selector, sites)
+        if any(each.selector.may_match(site) for site in sites):
+            continue
+        if taps is None:
+            taps = tapped_sites(model)
+        # Where nothing can be said of taps beforehand, the report of the first step tells.
+        if taps is not None and not any(map(each.selector.may_match, taps)):
+            raise no_match(each.selector, [*sites, *taps])
     return plan
 
 

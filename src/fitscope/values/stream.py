@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fitscope.engine.layout import Kept, to_host
-from fitscope.errors import FitscopeError, SelectionError
-from fitscope.select.selector import Selector
+from fitscope.engine.plan import EVERY_ROW
+from fitscope.engine.points import part_of
+from fitscope.errors import FitscopeError
+from fitscope.values.batch import Batch, StepBatch, split
+from fitscope.values.when import check_every, check_phases
 
-PHASES = ("train", "validation", "test", "predict")
+if TYPE_CHECKING:
+    from fitscope.select.selector import Selector
+
 AT = ("step", "epoch_end")
 
 
 class Stop(Exception):  # noqa: N818 - a request, as StopIteration is
     """Raised in a stream's function to end the training in order, after the step in progress."""
-
-
-class Batch(NamedTuple):
-    """What a step was given: arrays, or trees of them; None where there was none."""
-
-    x: Any
-    y: Any
-    sample_weight: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +35,8 @@ class Event:
         phase: `"train"`, `"validation"`, `"test"` or `"predict"`.
         values: by site name, the tensor that the layer put out in this step, `[batch, ...]`, in the
             dtype it had there (bfloat16 as float32 where `ml_dtypes` is not installed).
-        batch: the batch that made them.
+        batch: the batch that made them; with `fs.BATCH` selected, the prediction and the loss of
+            each sample, too.
     """
 
     step: int
@@ -52,25 +50,30 @@ class Event:
 class Stream:
     """Calls of a function with the values of selected tensors. Made by `stream`."""
 
-    selector: Selector
+    selector: Selector | None
+    """None where the batch alone is wanted."""
     ports: tuple[str, ...]
     function: Callable[[Event], object]
     every: int
     at: str
     phases: tuple[str, ...]
+    batch: bool = False
+    """Whether the prediction and the losses are wanted, too."""
 
     statistics = ()
-    keeps = True
+    measures = True
+    rows = EVERY_ROW
 
     def describe(self) -> dict[str, Any]:
         """For the run's `run.json`."""
         return {
             "kind": "stream",
-            "select": repr(self.selector),
+            "select": None if self.selector is None else repr(self.selector),
             "of": list(self.ports),
             "every": self.every,
             "at": self.at,
             "phases": list(self.phases),
+            "batch": self.batch,
         }
 
     def is_due(self, phase: str, step: int, place: int, length: int | None) -> bool:
@@ -88,30 +91,19 @@ class Stream:
             return length is None or place == length - 1
         return step % self.every == 0
 
-    def event(self, kept: Kept, step: int, epoch: int, phase: str) -> Event:
+    def event(self, kept: Kept, batch: StepBatch, step: int, epoch: int, phase: str) -> Event:
         """The event of one step, its tensors on the host."""
         values = {
             site.name: to_host(tensor)
             for site, tensor in zip(kept.sites, kept.tensors, strict=True)
-            if site.port in self.ports and self.selector.matches(site)
+            if self._wants(site)
         }
-        return Event(step, epoch, phase, values, _batch(kept.data))
+        return Event(step, epoch, phase, values, batch.on_host(whole=self.batch))
 
-
-def _batch(data: Any) -> Batch:
-    parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
-    x, y, sample_weight = (*map(_on_host, parts[:3]), None, None)[:3]
-    return Batch(x, y, sample_weight)
-
-
-def _on_host(tree: Any) -> Any:
-    if tree is None:
-        return None
-    if isinstance(tree, dict):
-        return {key: _on_host(value) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return [_on_host(value) for value in tree]
-    return to_host(tree)
+    def _wants(self, site: Any) -> bool:
+        if self.selector is None or site.port not in self.ports or part_of(site) is not None:
+            return False
+        return self.selector.matches(site)
 
 
 def stream(
@@ -133,7 +125,8 @@ def stream(
     too.
 
     Args:
-        select: which sites, as in `fs.watch`.
+        select: which sites, as in `fs.watch`. With `fs.BATCH`, alone or in a list, `event.batch`
+            has the prediction and the loss of each sample, too.
         function: called with an `fs.Event`: `event.step`, `event.epoch`, `event.phase`,
             `event.values` (arrays by site name) and `event.batch` (`x`, `y`, `sample_weight`).
         of: which tensor of a layer: `"output"`, `"input"`, `"preactivation"`, or several.
@@ -165,18 +158,16 @@ def stream(
             f"stream({select!r}, {function!r}): expected a function of one fs.Event, called with "
             "the values of each step."
         )
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise FitscopeError(
-            f"stream(every={every!r}): expected a whole number of steps, 1 or more."
-        )
     if at not in AT:
         raise FitscopeError(f"stream(at={at!r}): expected {' or '.join(map(repr, AT))}.")
-    chosen = (phases,) if isinstance(phases, str) else tuple(phases)
-    unknown = [phase for phase in chosen if phase not in PHASES]
-    if unknown or not chosen:
-        raise SelectionError(
-            f"stream(phases={phases!r}): expected {', '.join(map(repr, PHASES))}, or several of "
-            "them."
-        )
-    watched = watch(select, of)
-    return Stream(watched.selector, watched.ports, function, every, at, chosen)
+    rest, batch = split(select)
+    watched = None if rest is None else watch(rest, of)
+    return Stream(
+        None if watched is None else watched.selector,
+        () if watched is None else watched.ports,
+        function,
+        check_every("stream", every),
+        at,
+        check_phases("stream", phases),
+        batch,
+    )

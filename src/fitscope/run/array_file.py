@@ -1,0 +1,291 @@
+"""A Zarr v3 array that grows along its first axis, appended to in place.
+
+    <folder>/
+      zarr.json        shape = the rows that are committed
+      c/<n>/0/...      shards: an index of fixed size, and behind it the rows, one after the other
+
+A shard's index stands at its start and has no checksum, so a shard can grow: first the rows, then
+their index entries, then `zarr.json` by rename. A kill in between leaves rows that no shape counts.
+zarr-python, tensorstore and xarray read the result. Nothing is compressed and nothing is fsynced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fitscope.errors import RunFormatError
+from fitscope.run.layout import write_json
+
+META_FILE = "zarr.json"
+
+_CHUNK_BYTES = 32 * 2**10
+"""An inner chunk, what others read at once, holds one row, or more when rows are small."""
+_SHARD_BYTES = 2**29
+_CHUNKS = 1024
+_VECTORS = 512
+"""Buffers that are written at once; systems take 1024 or more."""
+
+_NATIVE = frozenset(
+    (
+        *("bool", "float16", "float32", "float64", "complex64", "complex128"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+)
+
+
+def is_storable(dtype: Any) -> bool:
+    """Whether arrays of this dtype can be written."""
+    name = np.dtype(dtype).name
+    return name in _NATIVE or name.startswith(("bfloat16", "float8"))
+
+
+def _stored_as(name: str) -> str:
+    """The Zarr type of a dtype; what Zarr has no name for goes in as bare bits."""
+    if name in _NATIVE:
+        return name
+    return "uint16" if name == "bfloat16" else "uint8"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What all rows of an array have in common.
+
+    Attributes:
+        tail: shape of one row.
+        dtype: name of the dtype, `"bfloat16"` included.
+    """
+
+    tail: tuple[int, ...]
+    dtype: str
+
+    @property
+    def stored(self) -> np.dtype[Any]:
+        return np.dtype(_stored_as(self.dtype)).newbyteorder("<")
+
+    @property
+    def row_bytes(self) -> int:
+        return self.stored.itemsize * math.prod(self.tail)
+
+    def decoded(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Stored rows in their own dtype."""
+        if self.dtype in _NATIVE:
+            return array
+        try:
+            import ml_dtypes
+        except ImportError:  # a reader without Keras: the same numbers, wider
+            if self.dtype != "bfloat16":
+                return array
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.view(getattr(ml_dtypes, self.dtype))
+
+
+class GrowingArray:
+    """One array on disk. Not thread-safe by itself.
+
+    Args:
+        folder: where it lies; made at the first write.
+        form: shape and dtype of the rows.
+        attributes: kept in `zarr.json`, anything JSON can say.
+
+    Raises:
+        OSError: from `append`, `commit` and `read`, when the disk fails. What was committed stays.
+    """
+
+    def __init__(self, folder: Path, form: Form, attributes: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.form = form
+        self.attributes = dict(attributes)
+        self.rows = 0
+        self.committed = 0
+        size = max(form.row_bytes, 1)
+        self._chunk_rows = 1 << max(0, (_CHUNK_BYTES // size).bit_length() - 1)
+        chunk = self._chunk_rows * size
+        self._chunks = max(1, min(_CHUNKS, _SHARD_BYTES // chunk))
+
+    @classmethod
+    def open(cls, folder: Path) -> GrowingArray:
+        """An array that was committed before.
+
+        Raises:
+            FileNotFoundError: nothing was committed there.
+            RunFormatError: it is none of ours.
+        """
+        text = (folder / META_FILE).read_text(encoding="utf-8")
+        try:
+            meta = json.loads(text)
+            attributes = meta["attributes"]
+            form = Form(tuple(meta["shape"][1:]), str(attributes["dtype"]))
+            array = cls(folder, form, attributes)
+            array._chunk_rows = int(meta["codecs"][0]["configuration"]["chunk_shape"][0])
+            shard_rows = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
+            array._chunks = shard_rows // array._chunk_rows
+            array.rows = array.committed = int(meta["shape"][0])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise RunFormatError(f"{folder} is no array that fitscope wrote ({error}).") from error
+        return array
+
+    def append(self, *parts: np.ndarray[Any, Any]) -> None:
+        """Write rows behind the others; they count from the next `commit` on.
+
+        Args:
+            *parts: `[n, *tail]` each, of the array's dtype.
+        """
+        buffers: list[memoryview] = []
+        for rows in parts:
+            data = np.ascontiguousarray(rows).reshape(-1)
+            if data.dtype.byteorder == ">":
+                data = data.astype(data.dtype.newbyteorder("<"))
+            if data.size:
+                buffers.append(data.view(np.uint8).data)
+        if buffers:
+            self._write(buffers)
+        self.rows += sum(len(rows) for rows in parts)
+
+    def commit(self) -> None:
+        """Make what was appended count."""
+        if self.rows == self.committed and (self.folder / META_FILE).exists():
+            return
+        if self.form.row_bytes:
+            self._write_index()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / META_FILE, self._meta())
+        self.committed = self.rows
+
+    def read(self, first: int, count: int) -> np.ndarray[Any, Any]:
+        """Rows from the disk, `[count, *tail]`."""
+        size, stored = self.form.row_bytes, self.form.stored
+        found = np.zeros((count, *self.form.tail), stored)
+        if not found.nbytes:
+            return self.form.decoded(found)
+        view, row = found.reshape(-1).view(np.uint8).data, first
+        while row < first + count:
+            shard, place, n = self._place(row, first + count - row)
+            with open(self._shard(shard), "rb", buffering=0) as file:
+                file.seek(self._header + place * size)
+                part = view[(row - first) * size :][: n * size]
+                while part:
+                    got = file.readinto(part)
+                    if not got:
+                        raise RunFormatError(
+                            f"{self._shard(shard)} is shorter than its zarr.json says. The run was "
+                            "cut, by a copy that was not finished for example."
+                        )
+                    part = part[got:]
+            row += n
+        return self.form.decoded(found)
+
+    @property
+    def _header(self) -> int:
+        return 16 * self._chunks
+
+    def _place(self, row: int, count: int) -> tuple[int, int, int]:
+        """Shard of a row, the row's place in it, and how many of `count` rows it takes."""
+        shard, place = divmod(row, self._chunks * self._chunk_rows)
+        return shard, place, min(count, self._chunks * self._chunk_rows - place)
+
+    def _shard(self, number: int) -> Path:
+        return self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
+
+    def _write(self, buffers: list[memoryview]) -> None:
+        size, row = self.form.row_bytes, self.rows
+        left = sum(map(len, buffers)) // size
+        while left:
+            shard, place, n = self._place(row, left)
+            part, buffers = _cut(buffers, n * size)
+            path = self._shard(shard)
+            if not place:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            file = os.open(path, flags if not place else flags & ~os.O_CREAT, 0o666)
+            try:
+                if not place:
+                    _write_at(file, [memoryview(b"\xff" * self._header)], 0)
+                _write_at(file, part, self._header + place * size)
+            finally:
+                os.close(file)
+            row += n
+            left -= n
+
+    def _write_index(self) -> None:
+        """Write the entries of the chunks that hold something new, and fill the last one up."""
+        chunk_bytes = self._chunk_rows * self.form.row_bytes
+        row = self.committed // self._chunk_rows * self._chunk_rows
+        while row < self.rows:
+            shard, place, n = self._place(row, self.rows - row)
+            first, last = place // self._chunk_rows, (place + n - 1) // self._chunk_rows
+            entries = np.empty((last + 1 - first, 2), "<u8")
+            entries[:, 0] = self._header + np.arange(first, last + 1) * chunk_bytes
+            entries[:, 1] = chunk_bytes
+            file = os.open(self._shard(shard), os.O_RDWR | getattr(os, "O_BINARY", 0))
+            try:
+                end = self._header + (last + 1) * chunk_bytes
+                if os.fstat(file).st_size < end:
+                    os.ftruncate(file, end)
+                _write_at(file, [memoryview(entries.tobytes())], 16 * first)
+            finally:
+                os.close(file)
+            row += n
+
+    def _meta(self) -> dict[str, Any]:
+        tail = list(self.form.tail)
+        dtype = _stored_as(self.form.dtype)
+        endian = {"name": "bytes", "configuration": {"endian": "little"}}
+        inner = endian if self.form.stored.itemsize > 1 else {"name": "bytes"}
+        sharding = {
+            "chunk_shape": [self._chunk_rows, *(max(n, 1) for n in tail)],
+            "codecs": [inner],
+            "index_codecs": [endian],
+            "index_location": "start",
+        }
+        shard = [self._chunks * self._chunk_rows, *(max(n, 1) for n in tail)]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [self.rows, *tail],
+            "data_type": dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": _fill_value(dtype),
+            "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+            "attributes": {**self.attributes, "dtype": self.form.dtype},
+        }
+
+
+def _fill_value(dtype: str) -> Any:
+    if dtype == "bool":
+        return False
+    return [0.0, 0.0] if dtype.startswith("complex") else 0.0 if dtype.startswith("float") else 0
+
+
+def _cut(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
+    """The first `size` bytes of some buffers, and the rest."""
+    first: list[memoryview] = []
+    for place, buffer in enumerate(buffers):
+        if len(buffer) > size:
+            return [*first, buffer[:size]], [buffer[size:], *buffers[place + 1 :]]
+        first.append(buffer)
+        size -= len(buffer)
+    return first, []
+
+
+def _write_at(file: int, buffers: list[memoryview], offset: int) -> None:
+    # Neither os.pwritev nor os.writev is everywhere, and both may take less than they are given.
+    os.lseek(file, offset, os.SEEK_SET)
+    while buffers:
+        if hasattr(os, "writev"):
+            taken = os.writev(file, buffers[:_VECTORS])
+        else:
+            taken = os.write(file, buffers[0])
+        while buffers and taken >= len(buffers[0]):
+            taken -= len(buffers[0])
+            buffers = buffers[1:]
+        if taken:
+            buffers = [buffers[0][taken:], *buffers[1:]]

@@ -1,0 +1,106 @@
+"""Growing Zarr arrays: written here, read back by other people's code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorstore
+import zarr
+
+from fitscope.errors import RunFormatError
+from fitscope.run import array_file
+from fitscope.run.array_file import Form, GrowingArray
+
+DTYPES = (
+    "bool", "int8", "uint8", "int32", "int64", "float16", "float32", "float64", "complex64",
+    "bfloat16", "float8_e4m3fn",
+)  # fmt: skip
+
+
+def numbers(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    kind = getattr(ml_dtypes, dtype) if hasattr(ml_dtypes, dtype) else np.dtype(dtype)
+    return (10 * np.random.default_rng(len(shape)).standard_normal(shape)).astype(kind)
+
+
+@pytest.fixture(params=["one shard", "several shards"])
+def small(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "several shards":
+        monkeypatch.setattr(array_file, "_CHUNKS", 3)
+        monkeypatch.setattr(array_file, "_CHUNK_BYTES", 100)
+
+
+def appended(folder: Path, parts: list[Any], dtype: str) -> GrowingArray:
+    array = GrowingArray(folder, Form(parts[0].shape[1:], dtype), {"of": "a test"})
+    for part in parts:
+        array.append(part)
+        array.commit()
+    return array
+
+
+@pytest.mark.parametrize("tail", [(), (3,), (2, 5), (0, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bool"])
+@pytest.mark.usefixtures("small")
+def test_what_was_appended_is_read(tail: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
+    parts = [numbers((n, *tail), dtype) for n in (5, 0, 1, 40, 7)]
+    appended(tmp_path / "a", parts, dtype)
+    array, whole = GrowingArray.open(tmp_path / "a"), np.concatenate(parts)
+    assert (array.rows, array.form) == (53, Form(tail, dtype))
+    np.testing.assert_array_equal(array.read(0, 53), whole)
+    np.testing.assert_array_equal(array.read(4, 30), whole[4:34])
+    array.append(parts[0])
+    array.commit()
+    np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(50, 8)[3:], parts[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("small")
+def test_others_read_it(dtype: str, tmp_path: Path) -> None:
+    """zarr-python and tensorstore give the same numbers, after each commit."""
+    parts = [numbers((n, 6), dtype) for n in (5, 1, 40, 7)]
+    array = GrowingArray(tmp_path / "a", Form((6,), dtype), {})
+    for count, part in enumerate(parts, 1):
+        array.append(part)
+        array.commit()
+        whole = np.concatenate(parts[:count])
+        bits = whole.view(array.form.stored) if hasattr(ml_dtypes, dtype) else whole
+        found = zarr.open_array(str(tmp_path / "a"), mode="r")
+        np.testing.assert_array_equal(found[:], bits)
+        np.testing.assert_array_equal(found[len(whole) - 1], bits[-1])
+        kvstore = {"driver": "file", "path": str(tmp_path / "a")}
+        other = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
+        np.testing.assert_array_equal(other.read().result(), bits)
+    np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(0, 53), whole)
+    assert GrowingArray.open(tmp_path / "a").read(0, 1).dtype == parts[0].dtype
+
+
+def test_what_was_not_committed_does_not_count(tmp_path: Path) -> None:
+    array = appended(tmp_path / "a", [numbers((5, 3), "float32")], "float32")
+    array.append(numbers((7, 3), "float32"))
+    again = GrowingArray.open(tmp_path / "a")
+    assert again.rows == 5
+    more = numbers((2, 3), "float32")
+    again.append(more)
+    again.commit()
+    np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(5, 2), more)
+
+
+def test_big_endian_arrays(tmp_path: Path) -> None:
+    rows = np.arange(6, dtype=">f4").reshape(3, 2)
+    appended(tmp_path / "a", [rows], "float32")
+    np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(0, 3), rows)
+
+
+def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
+    appended(tmp_path / "a", [numbers((500, 3), "float32")], "float32")
+    shard = tmp_path / "a" / "c" / "0" / "0"
+    with open(shard, "r+b") as file:
+        file.truncate(shard.stat().st_size // 2)
+    with pytest.raises(RunFormatError, match="shorter than its"):
+        GrowingArray.open(tmp_path / "a").read(0, 500)
+    (tmp_path / "a" / "zarr.json").write_text("{}")
+    with pytest.raises(RunFormatError, match="no array that fitscope wrote"):
+        GrowingArray.open(tmp_path / "a")
