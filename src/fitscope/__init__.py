@@ -30,6 +30,9 @@ from fitscope.select.selector import select as select
 
 if TYPE_CHECKING:
     from fitscope import layers as layers
+    from fitscope.rules.finding import Finding as Finding
+    from fitscope.rules.rule import Sign as Sign
+    from fitscope.rules.rule import rule as rule
     from fitscope.run.reader import Run as Run
     from fitscope.run.reader import open_run as open_run
     from fitscope.scope.instructions import Watch as Watch
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
 _HOMES = {
+    "rule": "fitscope.rules.rule",
+    "Sign": "fitscope.rules.rule",
+    "Finding": "fitscope.rules.finding",
     "Batch": "fitscope.values.stream",
     "Event": "fitscope.values.stream",
     "Run": "fitscope.run.reader",
@@ -81,6 +87,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Batch",
     "Event",
+    "Finding",
     "FitscopeError",
     "Run",
     "RunError",
@@ -88,6 +95,7 @@ __all__ = [
     "RunFormatError",
     "Scope",
     "SelectionError",
+    "Sign",
     "Statistic",
     "StatisticError",
     "Stop",
@@ -100,6 +108,7 @@ __all__ = [
     "layers",
     "open_run",
     "preview",
+    "rule",
     "select",
     "stateless_capture",
     "stream",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fitscope.cli.extent import Extent, extents_of
 from fitscope.errors import RunError
-from fitscope.rules.finding import Finding, by_severity
+from fitscope.rules.finding import Finding, Findings, by_severity
+from fitscope.rules.registry import RULES
 from fitscope.rules.registry import findings as findings_of
 from fitscope.rules.series import series_of
 from fitscope.run.reader import open_run
@@ -113,16 +114,17 @@ def summarize(
     )
 
 
-def all_findings(run: Run) -> list[Finding]:
+def all_findings(run: Run) -> Findings:
     """The findings of the rules, and those the run holds from elsewhere.
 
     Args:
         run: The run.
     """
     found = findings_of(run)
-    known = {(finding.rule, finding.site) for finding in found}
+    known = {(part.rule, part.site) for each in found for part in (each, *each.consequences)}
     stored = [Finding.from_json(value) for value in run.findings]
-    return by_severity([*found, *(f for f in stored if (f.rule, f.site) not in known)])
+    elsewhere = [f for f in stored if (f.rule, f.site) not in known and f.rule not in RULES]
+    return Findings(by_severity([*found, *elsewhere]))
 
 
 def _merged(run: Run, select: str, phase: str, steps: range) -> dict[str, dict[str, float]]:

@@ -20,7 +20,7 @@ from fitscope.errors import (
     UnsupportedError,
 )
 from fitscope.run.writer import RunWriter
-from fitscope.scope.drain import Drain, Pending
+from fitscope.scope.drain import Drain, Logs, Pending
 from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
@@ -189,7 +189,18 @@ class Session:
         except Exception as error:
             self._break(error)
             return plain(*args)
-        return function(*args)
+        outputs = function(*args)
+        if phase == "train":
+            self._keep_logs(outputs)
+        return outputs
+
+    def _keep_logs(self, outputs: Any) -> None:
+        """The loss and metrics of the step just observed; read on the drain thread."""
+        logs = outputs[0] if isinstance(outputs, tuple) else outputs  # on JAX the state follows
+        last = self._first - 1
+        if self._emitted and isinstance(logs, dict):
+            place = last - self._base["train"] + 1
+            self.drain.put_logs(Logs(last, self.epoch, place, dict(logs)))
 
     def finish(self) -> None:
         """Write what is waiting; nothing is left on the model and no thread is left running."""
