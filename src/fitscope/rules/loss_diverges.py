@@ -1,8 +1,8 @@
 """The loss grows.
 
 Formula: the median loss of the last third of the observed steps over the least median of any third
-before it is above `times`, and it is above the loss of the best constant answer, where that is known.
-A fault above `times` squared.
+before it is above `times`, and it is above the loss of the best constant answer, where that is
+known. A fault above `times` squared.
 
 Source: Goodfellow et al. (2016), "Deep Learning", 8.2.4 and 11.4.1.
 """

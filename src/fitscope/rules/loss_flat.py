@@ -1,10 +1,11 @@
 """The loss does not move.
 
 Formula: means of the first and the last third of the observed steps differ by less than twice the
-standard error of their difference, and by less than `change` of the first. A fault where also no value
-differs from the first by more than one part in 100,000: then not even noise is there.
+standard error of their difference, and by less than `change` of the first. A fault where also no
+value differs from the first by more than one part in 100,000: then not even noise is there.
 
-Source: Welch (1947), the unequal variances t-test; Zhang et al. (2021), "AutoTrainer", slow convergence.
+Source: Welch (1947), the unequal variances t-test; Zhang et al. (2021), "AutoTrainer", slow
+convergence.
 """
 
 from __future__ import annotations

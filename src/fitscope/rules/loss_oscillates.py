@@ -1,10 +1,11 @@
 """The loss jumps up and down from epoch to epoch.
 
-Formula: over the last half of the epochs, at least `rises` of the changes go up, and the mean size of
-a change is above `swing` of the loss of the best constant answer (of the first epoch, where that is
-not known). Against the noise of small batches, epochs count and not steps.
+Formula: over the last half of the epochs, at least `rises` of the changes go up, and the mean size
+of a change is above `swing` of the loss of the best constant answer (of the first epoch, where
+that is not known). Against the noise of small batches, epochs count and not steps.
 
-Source: Bengio (2012), "Practical Recommendations", 3.1 (learning rate); AutoTrainer, oscillating loss.
+Source: Bengio (2012), "Practical Recommendations", 3.1 (learning rate); AutoTrainer, oscillating
+loss.
 """
 
 from __future__ import annotations

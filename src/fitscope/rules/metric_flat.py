@@ -3,7 +3,8 @@
 Formula: over at least 5 epochs, accuracy is the same to the last digit and below 1, or never above
 the share of the most frequent class by more than `margin`.
 
-Source: Humbatova et al. (2020); the majority class as baseline as in scikit-learn's DummyClassifier.
+Source: Humbatova et al. (2020); the majority class as baseline as in scikit-learn's
+DummyClassifier.
 """
 
 from __future__ import annotations

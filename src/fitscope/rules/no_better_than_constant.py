@@ -1,13 +1,13 @@
 """A model that is no better than one constant answer.
 
-Formula: the least loss of the last third of the epochs, training or validation, is above `share` of
-the loss that the best answer without looking at the input has: the entropy of the class shares for
-cross-entropies, the variance of the targets for squared error, their mean distance from the median
-for absolute error. A fault where in the last half of at least 100 steps it did not fall by 1% of that
-either; losses with regularizers are left out.
+Formula: the least loss of the last third of the epochs, training or validation, is above `share`
+of the loss that the best answer without looking at the input has: the entropy of the class shares
+for cross-entropies, the variance of the targets for squared error, their mean distance from the
+median for absolute error. A fault where in the last half of at least 100 steps it did not fall by
+1% of that either; losses with regularizers are left out.
 
-Source: Karpathy (2019), "A Recipe for Training Neural Networks" (dumb baselines); Cover and Thomas,
-entropy as the least expected code length.
+Source: Karpathy (2019), "A Recipe for Training Neural Networks" (dumb baselines); Cover and
+Thomas, entropy as the least expected code length.
 """
 
 from __future__ import annotations

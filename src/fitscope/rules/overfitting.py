@@ -1,7 +1,7 @@
 """Training and validation part.
 
-Formula: the validation loss of the last epoch is above `times` its least, at least 3 epochs after it,
-while the training loss went on falling since.
+Formula: the validation loss of the last epoch is above `times` its least, at least 3 epochs after
+it, while the training loss went on falling since.
 
 Source: Prechelt (1998), "Early Stopping - But When?", generalization loss.
 """

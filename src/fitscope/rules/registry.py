@@ -21,10 +21,16 @@ _CONTRACT = (
     "data_values", "input_kind", "one_unit_softmax", "from_logits", "double_activation",
     "labels_in_range", "targets_in_range", "loss_unit_mismatch", "loss_activation", "loss_task",
     "metric_task", "frozen_layers", "initial_weights", "single_class_batches", "batch_size_one",
-    "learning_rate", "inputs_scaled", "hidden_activation", "dropout_rate", "regularization",
+    "learning_rate", "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate", "regularization",
     "class_balance", "target_leak", "few_steps",
 )  # fmt: skip
-_TRAINING = ("non_finite", "dead_units", "saturation", "constant_output")
+_TRAINING = (
+    "non_finite", "loss_non_finite", "dead_units", "saturation", "constant_output",
+    "unchanged_weights", "not_called", "signal_scale", "vanishing_gradients",
+    "exploding_gradients", "update_ratio", "loss_diverges", "loss_negative", "loss_oscillates",
+    "weights_moved_far", "weights_barely_moved", "batch_norm_disagrees", "loss_flat",
+    "no_better_than_constant", "metric_flat", "overfitting", "stopped_early",
+)  # fmt: skip
 
 
 @cache

@@ -1,7 +1,7 @@
 """Weights that ended about where they began.
 
-Formula: the greatest relative change of a kernel, rms(after - before) / rms(before), over the whole
-`fit` is below `change`.
+Formula: the greatest relative change of a kernel, rms(after - before) / rms(before), over the
+whole `fit` is below `change`.
 
 Source: Karpathy, update ratio near 1e-3 a step; You et al. (2017), LARS.
 """
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     explains=("no_better_than_constant", "metric_flat", "loss_flat"),
     confidence=0.7,
 )
-def weights_barely_moved(
-    run: Run, *, change: float = 1e-3, min_steps: int = 30
-) -> Iterator[Sign]:
+def weights_barely_moved(run: Run, *, change: float = 1e-3, min_steps: int = 30) -> Iterator[Sign]:
     """Find trainings whose steps are too short."""
     records = [r for r in run.history if r.get("event") == "end"]
     if not records or records[-1]["step"] < min_steps:

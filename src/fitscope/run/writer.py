@@ -17,9 +17,9 @@ from fitscope.run.buffer import check_record
 from fitscope.run.claim import claim, create_streams
 from fitscope.run.layout import (
     FINDINGS_FILE,
-    HISTORY_FILE,
     GRAPH_FILE,
     HEARTBEAT_FILE,
+    HISTORY_FILE,
     RUN_FILE,
     STREAMS,
     json_text,

@@ -23,9 +23,8 @@ from fitscope.rules.registry import RULES, findings
 from fitscope.rules.settings import choose
 from fitscope.run.writer import RunWriter
 from fitscope.scope.conclusion import Conclusion, say, warn_before
-from fitscope.scope.facts import facts
 from fitscope.scope.drain import scalars
-from fitscope.scope.weights import WeightSample
+from fitscope.scope.facts import facts
 from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Instruction, Watch, watch
 from fitscope.scope.preview import Preview
@@ -33,6 +32,7 @@ from fitscope.scope.preview import preview as make_preview
 from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.scope.tell import tell
+from fitscope.scope.weights import WeightSample
 from fitscope.select.unseen import Unseen
 from fitscope.values.stream import Stream
 

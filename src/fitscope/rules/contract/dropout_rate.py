@@ -22,7 +22,7 @@ from fitscope.terminal.numbers import compact
     severity="warning",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "loss_oscillates", "metric_flat",
-              "validation_better"),
+              ),
     confidence=0.8,
 )  # fmt: skip
 def dropout_rate(fit: Fit, *, rate: float = 0.8) -> Iterator[Sign]:

@@ -34,7 +34,7 @@ _SEES_SCALE = frozenset(
     stage="contract",
     explains=("loss_diverges", "loss_oscillates", "loss_flat", "dead_units", "saturation",
               "non_finite", "loss_non_finite", "no_better_than_constant", "constant_output",
-              "exploding_gradients", "metric_flat", "signal_scale", "loss_high_start",
+              "exploding_gradients", "metric_flat", "signal_scale",
               "weights_moved_far"),
     confidence=0.8,
 )  # fmt: skip

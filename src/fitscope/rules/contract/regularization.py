@@ -22,7 +22,7 @@ from fitscope.terminal.numbers import compact
     severity="warning",
     stage="contract",
     explains=("constant_output", "no_better_than_constant", "metric_flat", "loss_flat",
-              "loss_high_start"),
+              ),
     confidence=0.8,
 )  # fmt: skip
 def regularization(fit: Fit, *, ratio: float = 5.0) -> Iterator[Sign]:
