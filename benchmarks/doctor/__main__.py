@@ -1,6 +1,9 @@
 """`python -m benchmarks.doctor`: seed faults, train, and write what the doctor found.
 
     python -m benchmarks.doctor --backend jax --seeds 1 --out benchmarks/doctor/results
+
+A run that was cut short (`--seconds`) goes on where it stopped when it is started again with the
+same `--out`; delete the `.jsonl` file there to begin anew.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import time
 from pathlib import Path
 
 
-def main() -> None:
+def main() -> None:  # noqa: C901 - a script, read from top to bottom
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", default=os.environ.get("KERAS_BACKEND", "jax"))
     parser.add_argument("--seeds", type=int, default=1)
@@ -33,7 +36,11 @@ def main() -> None:
     from benchmarks.doctor.tables import write
 
     began = time.monotonic()
+    path = None if given.out is None else given.out / f"{given.backend}.jsonl"
     outcomes: list[Outcome] = []
+    if path is not None and path.exists():
+        outcomes = [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
+    known = {(o.program, o.fault, o.seed) for o in outcomes}
     planned = []
     for seed in range(given.seeds):
         planned += [(make, None, seed) for make in (*BASES, *CONTROLS)]
@@ -44,7 +51,7 @@ def main() -> None:
     used: dict[tuple[str, int], int] = {}
     for make, fault, seed in planned:
         name = fault.name if fault else "healthy"
-        if given.only not in name or used.get((name, seed), 0) >= given.bases and fault:
+        if given.only not in name or (used.get((name, seed), 0) >= given.bases and fault):
             continue
         if time.monotonic() - began > given.seconds:
             print("time is up", flush=True)
@@ -53,8 +60,14 @@ def main() -> None:
         if fault is not None and fault.seed(program) is False:
             continue
         used[name, seed] = used.get((name, seed), 0) + 1
+        if (program.name, fault.name if fault else None, seed) in known:
+            continue
         outcome = measure(program, fault, seed)
         outcomes.append(outcome)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(outcome.to_json()) + "\n")
         print(
             f"{name:28} {program.name:20} {seed} {outcome.seconds:5.1f}s "
             f"{'first' if outcome.cause_first else 'told' if outcome.cause_told else '-':5} "
@@ -63,9 +76,6 @@ def main() -> None:
             flush=True,
         )
     write(outcomes, given.backend, given.out)
-    if given.out is not None:
-        path = given.out / f"{given.backend}.jsonl"
-        path.write_text("".join(json.dumps(o.to_json()) + "\n" for o in outcomes))
 
 
 if __name__ == "__main__":

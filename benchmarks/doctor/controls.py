@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from benchmarks.doctor import bases
 from benchmarks.doctor.program import Program
 
@@ -78,9 +79,7 @@ def _gan(program: Program) -> Any:
     from keras import layers, ops
 
     def network(units: int, name: str) -> Any:
-        return keras.Sequential(
-            [layers.Dense(16, "leaky_relu"), layers.Dense(units)], name=name
-        )
+        return keras.Sequential([layers.Dense(16, "leaky_relu"), layers.Dense(units)], name=name)
 
     class Gan(keras.Model):
         def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """Faults, each seeded alone into a healthy training.
 
 The kinds follow the taxonomy of Humbatova et al. (2020) and the mutation operators of DeepCrime
-(Humbatova et al., 2021): wrong loss and activation, targets, data, initialization, layers, optimizer
-and training process. A kind says which rules name its cause, and at which site; these are written down
-from what the fault is, before any run.
+(Humbatova et al., 2021): wrong loss and activation, targets, data, initialization, layers,
+optimizer and training process. A kind says which rules name its cause, and at which site; these are
+written down from what the fault is, before any run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from benchmarks.doctor.program import Program
 
 Seed = Callable[[Program], "bool | None"]
@@ -22,8 +23,8 @@ Seed = Callable[[Program], "bool | None"]
 class Fault:
     """One kind of fault.
 
-    `seed` changes a program, and returns False where the kind does not apply. `causes` are the rules
-    that name the cause; `sites` where it is, as prefixes, or empty where it has no place.
+    `seed` changes a program, and returns False where the kind does not apply. `causes` are the
+    rules that name the cause; `sites` where it is, as prefixes, or empty where it has no place.
     """
 
     name: str

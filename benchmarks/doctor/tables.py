@@ -39,8 +39,10 @@ def write(outcomes: list[Outcome], backend: str, folder: Path | None) -> None:
     text = [
         f"# The doctor on seeded faults: {backend}",
         "",
-        f"Keras {keras.__version__}, {platform.machine()}, {seeds} seed(s), every step observed. "
-        "Made by `python -m benchmarks.doctor`; see README.md for the command.",
+        (
+            f"Keras {keras.__version__}, {platform.machine()}, {seeds} seed(s), every step "
+            "observed. Made by `python -m benchmarks.doctor`; see README.md for the command."
+        ),
         "",
         *_table(("", ""), [(_WORDS[k], _shown(k, v)) for k, v in summary(outcomes).items()]),
         "",

@@ -114,6 +114,39 @@ def test_the_contract_is_told_kept_and_written(
     assert [f["rule"] for f in held].count("from_logits") == 1
 
 
+@pytest.mark.parametrize("kind", ["dataset", "generator"])
+@pytest.mark.backends("jax", "torch")
+def test_the_first_batch_is_looked_at_as_it_passes_by(kind: str) -> None:
+    """Of batches that Keras has not taken yet, one is seen and none is lost."""
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, place: int) -> Any:
+            self.asked.append(place)
+            rows = slice(16 * place, 16 * place + 16)
+            return X[rows] * 300, Y[rows]
+
+    def trained(*callbacks: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        model = network()
+        model.compile("adam", "sparse_categorical_crossentropy")
+        batches = Batches()
+        batches.asked = []  # type: ignore[attr-defined]
+        data = batches if kind == "dataset" else (batches[i] for i in range(6))
+        # No shuffle: Keras says that it cannot, of a generator.
+        model.fit(data, steps_per_epoch=6, shuffle=False, callbacks=list(callbacks), verbose=0)
+        return model.get_weights(), batches.asked
+
+    scope = fs.Scope(every=1)
+    plain, observed = trained(), trained(scope)
+    assert [f.rule for f in scope.findings if f.stage == "contract"] == ["inputs_scaled"]
+    assert observed[1] == plain[1]
+    for ours, theirs in zip(observed[0], plain[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_rules_are_tuned_silenced_and_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

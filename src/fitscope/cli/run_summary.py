@@ -69,7 +69,7 @@ class RunSummary:
             "unseen": [gap.to_json() for gap in self.unseen],
             "findings": [finding.to_json() for finding in self.findings],
         }
-        return _plain(value)
+        return plain(value)
 
 
 def summarize(
@@ -160,12 +160,16 @@ def _row_json(row: SiteRow) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN; null says "not known"."""
+def plain(value: Any) -> Any:
+    """What JSON can say; it has no NaN, so null says "not known".
+
+    Args:
+        value: A tree of mappings, lists and values.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (str, int, float)) else str(value)

@@ -202,6 +202,9 @@ class ArrayFact:
         return bool(np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all())
 
 
+_NOTHING = ArrayFact("y", np.zeros(0, np.float32), 0, "float32", np.zeros(0, np.float32), False)
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A training before its first step.
@@ -245,9 +248,12 @@ class Fit:
 
     def pairs(self) -> Iterator[tuple[OutputFact, LossFact, ArrayFact]]:
         """Each output with its loss and targets; nothing for models with a step of their own."""
-        if self.custom_step or len(self.outputs) != len(self.targets):
+        # Of data that pass by in batches nothing is known: rows of none.
+        unknown = () if self.inputs else tuple(_NOTHING for _ in self.outputs)
+        targets = self.targets or unknown
+        if self.custom_step or len(self.outputs) != len(targets):
             return
-        for output, target in zip(self.outputs, self.targets, strict=True):
+        for output, target in zip(self.outputs, targets, strict=True):
             if output.loss is not None and not output.loss.custom and target.is_number:
                 yield output, output.loss, target
 
@@ -301,8 +307,10 @@ def constant_answer(loss: str, target: ArrayFact) -> float | None:
         loss: Canonical name of the loss.
         target: The targets.
     """
+    if not target.sample.size:
+        return None
     y = target.sample.astype(np.float64).reshape(len(target.sample), -1)
-    if not y.size or not np.isfinite(y).all():
+    if not np.isfinite(y).all():
         return None
     if loss == "mean_squared_error":
         return float(y.var(0).mean())

@@ -4,6 +4,8 @@ Formula: means of the first and the last third of the observed steps differ by l
 standard error of their difference, and by less than `change` of the first. A fault where also no
 value differs from the first by more than one part in 100,000: then not even noise is there.
 
+Not told of a loss below half that of the best constant answer.
+
 Source: Welch (1947), the unequal variances t-test; Zhang et al. (2021), "AutoTrainer", slow
 convergence.
 """
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitscope.rules.history import batches, epochs
+from fitscope.rules.history import batches, epochs, of_fit
 from fitscope.rules.rule import Sign, rule
 from fitscope.terminal.numbers import compact
 
@@ -38,6 +40,9 @@ def loss_flat(run: Run, *, change: float = 0.02, min_steps: int = 30) -> Iterato
     first, last = curve.thirds()
     start, end = float(first.mean()), float(last.mean())
     error = float(np.sqrt(first.var() / len(first) + last.var() / len(last)))
+    baseline = of_fit(run).get("constant_answer_loss")
+    if baseline and end < 0.5 * baseline:
+        return  # it has learned before it stood
     if start == 0 or abs(start - end) > max(2 * error, 1e-12):
         return
     # A model that has learned all there is is flat, too: it was higher before.

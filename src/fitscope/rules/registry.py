@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ _CONTRACT = (
     "data_values", "input_kind", "one_unit_softmax", "from_logits", "double_activation",
     "labels_in_range", "targets_in_range", "loss_unit_mismatch", "loss_activation", "loss_task",
     "metric_task", "frozen_layers", "initial_weights", "single_class_batches", "batch_size_one",
-    "learning_rate", "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate", "regularization",
-    "class_balance", "target_leak", "few_steps",
+    "learning_rate", "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate",
+    "regularization", "class_balance", "target_leak", "few_steps",
 )  # fmt: skip
 _TRAINING = (
     "non_finite", "loss_non_finite", "dead_units", "saturation", "constant_output",
@@ -65,7 +66,9 @@ def findings(run: Run, rules: Mapping[str, Rule] | None = None) -> Findings:
     contract = [f for f in kept if f.stage == "contract" and f.rule in chosen]
     # Where a run was told of causes before, its consequences are computed anew.
     flat = [part for f in contract for part in (f, *f.consequences) if part.stage == "contract"]
-    own = {(f.rule, f.site): f for f in flat}
+    own: dict[tuple[str, str], Finding] = {}
+    for finding in flat:
+        own.setdefault((finding.rule, finding.site), replace(finding, consequences=()))
     training = _found(run, {i: r for i, r in chosen.items() if r.stage == "training"})
     return told_once([*own.values(), *training], chosen)
 

@@ -1,6 +1,7 @@
 """The training ends while it still learns fast.
 
-Formula: each of the last 3 epochs lowered the loss by more than `share` of what it was.
+Formula: each of the last 3 epochs lowered the loss by more than `share` of what it was, and it is
+still above `left` times the loss of the best constant answer, where that is known.
 
 Source: Goodfellow et al. (2016), "Deep Learning", 7.8.
 """
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     severity="note",
     confidence=0.5,
 )
-def stopped_early(run: Run, *, share: float = 0.03) -> Iterator[Sign]:
+def stopped_early(run: Run, *, share: float = 0.03, left: float = 0.3) -> Iterator[Sign]:
     """Find trainings that are too short."""
     curve, settings = epochs(run), of_fit(run)
     planned = settings.get("epochs")
@@ -34,6 +35,8 @@ def stopped_early(run: Run, *, share: float = 0.03) -> Iterator[Sign]:
         return
     last = curve.values[-4:]
     if not np.isfinite(last).all() or (last <= 0).any():
+        return
+    if last[-1] < left * (settings.get("constant_answer_loss") or 0):
         return
     falls = 1 - last[1:] / last[:-1]
     if (falls <= share).any():

@@ -47,7 +47,7 @@ def vanishing_gradients(run: Run, *, decades: float = 3.0, min_layers: int = 3) 
     first, last = sizes[0], sizes[-1]
     yield Sign(
         first[0],
-        f"gradients have rms {compact(last[1])} at {last[0]} and {compact(first[1])} at {first[0]}.",
+        f"gradients have rms {compact(last[1])} at {last[0]}, {compact(first[1])} at {first[0]}.",
         "The first layers get next to no gradient, and stay as they began.",
         "relu in place of sigmoid or tanh, he_normal, normalization, or skip connections.",
         {"rms": dict(sizes), "decades": fall, "threshold": wanted},

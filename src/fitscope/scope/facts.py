@@ -39,20 +39,33 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def facts(model: Any, batches: Any = None) -> Fit:
+def with_batch(fit: Fit, batch: Any) -> Fit:
+    """The facts with what a batch tells that has passed by.
+
+    The model is not looked at again: in the middle of a `fit` its weights are elsewhere on JAX.
+
+    Args:
+        fit: The facts before the first step.
+        batch: `(x, y, sample_weight)`, or a part of it.
+    """
+    x, y = _two(batch)
+    inputs = _arrays("x", x, whole=False)
+    size = inputs[0].rows if inputs else fit.batch_size
+    targets = _arrays("y", y, whole=False)
+    return dataclasses.replace(fit, inputs=inputs, targets=targets, batch_size=size)
+
+
+def facts(model: Any) -> Fit:
     """The facts of the `fit` that is calling its callbacks.
 
     Args:
         model: The model, built.
-        batches: A batch `(x, y, sample_weight)` that has passed by, where the data cannot be read.
     """
     found = entries(model)
     paths = {id(entry.target): entry.path for entry in found}
     variables = keras_internals.fit_in_progress(model) or {}
     iterator = variables.get("epoch_iterator")
     data = keras_internals.arrays_of(iterator) if iterator is not None else None
-    if data is None and batches is not None:
-        data = (batches, False)
     (x, y), whole = (_two(data[0]), data[1]) if data is not None else ((None, None), False)
     inputs, targets = _arrays("x", x, whole), _arrays("y", y, whole)
     batch_size = keras_internals.batch_size(iterator)

@@ -24,7 +24,7 @@ from fitscope.rules.settings import choose
 from fitscope.run.writer import RunWriter
 from fitscope.scope.conclusion import Conclusion, say, warn_before
 from fitscope.scope.drain import scalars
-from fitscope.scope.facts import facts
+from fitscope.scope.facts import facts, with_batch
 from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Instruction, Watch, watch
 from fitscope.scope.preview import Preview
@@ -37,6 +37,7 @@ from fitscope.select.unseen import Unseen
 from fitscope.values.stream import Stream
 
 if TYPE_CHECKING:
+    from fitscope.rules.fit import Fit
     from fitscope.run.reader import Run
 
 
@@ -142,6 +143,11 @@ class Scope(keras.callbacks.Callback):
                 "compile_seconds": 0.0,
             }
         return self._session.cost()
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a `fit` has begun and not told that it ended; an interrupted one never does."""
+        return self._fitting
 
     @contextlib.contextmanager
     def attach(self, model: Any) -> Generator[Self]:
@@ -346,18 +352,33 @@ class Scope(keras.callbacks.Callback):
         session = self._session
         if session is None or os.getpid() != session.pid:
             return
+        self._guarded(self._look, session, None)
+        self._weights = self._guarded(WeightSample, session.model)
+
+    def _look(self, session: Session, fit: Fit | None) -> None:
+        """Let the contract's rules look: at data in batches, when the first passes by."""
+        known = facts(session.model) if fit is None else fit
+        if fit is None and not known.inputs:
+
+            def look_again(batch: Any) -> None:
+                self._guarded(self._look, session, with_batch(known, batch))
+
+            session.on_batch = look_again
+        session.writer.add_history({"event": "fit", **known.summary()})
+        found = self._conclusion.before_training(known, session.writer)
+        if (self.params or {}).get("verbose"):
+            warn_before(found)
+
+    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Nothing that goes wrong here may reach the training."""
         try:
-            fit = facts(session.model)
-            session.writer.add_history({"event": "fit", **fit.summary()})
-            self._weights = WeightSample(session.model)
-            found = self._conclusion.before_training(fit, session.writer)
-            if (self.params or {}).get("verbose"):
-                warn_before(found)
+            return function(*args)
         except Exception:
             tell(
                 "fitscope could not look at the training before its first step; it goes on. The "
                 "cause was:\n" + traceback.format_exc(limit=-6)
             )
+            return None
 
     def _conclude(self) -> None:
         """Write what was found into the run, and print it where Keras prints, too."""

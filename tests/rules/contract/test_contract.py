@@ -107,6 +107,7 @@ FAULTY = {
     "single_class_batches": [
         fit_of(y=SORTED, shuffle=False),
         fit_of(y=np.arange(120) % 2 + 1, validation=HELD),
+        fit_of(y=np.minimum(np.arange(120) % 12, 1), validation=HELD),
     ],
     "batch_size_one": [fit_of(layers=(dense("hidden", (4, 8)), NORM), batch_size=1),
                        fit_of(layers=(dense("hidden", (4, 8)), NORM), batch_size=17)],
@@ -123,6 +124,7 @@ FAULTY = {
         fit_of(x=RANDOM.normal(size=(120, 4)) * 1e-5),
         fit_of(x=RANDOM.normal(size=(120, 2)) * [0.01, 9]),
     ],
+    "targets_scaled": [fit_of("linear", 1, "mean_squared_error", y=QUANTITY * 1e4, metrics=())],
     "hidden_activation": [
         fit_of(layers=layers(dense("a", (4, 8)), dense("out", (8, 3), "softmax"))),
         fit_of(layers=layers(dense("a", (4, 8)), other("Dropout"), dense("out", (8, 3)))),

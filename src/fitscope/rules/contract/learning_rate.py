@@ -44,7 +44,7 @@ def learning_rate(
     *,
     large: float = 0.5,
     small: float = 0.01,
-    sgd: float = 1.0,
+    sgd: float = 2.0,
     sgd_small: float = 1e-3,
 ) -> Iterator[Sign]:
     """Find learning rates that cannot be meant."""

@@ -30,7 +30,7 @@ def loss_unit_mismatch(fit: Fit) -> Iterator[Sign]:
         if loss.name not in REGRESSION and loss.name not in ("hinge", "squared_hinge", "poisson"):
             continue
         given, wanted = output.shape[1:], target.shape
-        if None in given or not given or given == wanted:
+        if not target.rows or None in given or not given or given == wanted:
             continue
         squeezed = wanted[:-1] if wanted and wanted[-1] == 1 else wanted
         if squeezed == (given[:-1] if given[-1] == 1 else given):

@@ -2,7 +2,7 @@
 
 Formula: the share of the first batches, in the order of training, all of whose rows are of one
 class; and, with `validation_split`, classes of the validation part (the last rows) that the
-training part does not hold.
+training part does not hold, or half of its rows in other shares (total variation above 0.5).
 
 Source: Bengio (2012), "Practical Recommendations for Gradient-Based Training", 3.1; keras `fit`
 documentation (validation_split takes the last rows, before shuffling).
@@ -49,6 +49,8 @@ def single_class_batches(fit: Fit, *, share: float = 0.8) -> Iterator[Sign]:
             )
     held = fit.validation[1] if fit.validation is not None else ()
     if len(held) == 1 and held[0].classes is not None and held[0].is_one_hot == target.is_one_hot:
+        names = np.unique(classes)
+        apart = _distance(held[0].classes, classes)
         missing = np.setdiff1d(np.unique(held[0].classes), np.unique(classes))
         seen = np.isin(held[0].classes, missing).mean()
         if len(missing) and seen > 0.1:
@@ -60,6 +62,22 @@ def single_class_batches(fit: Fit, *, share: float = 0.8) -> Iterator[Sign]:
                 "shuffle the rows before fit, or split with train_test_split(stratify=y).",
                 {"classes": missing[:20].tolist(), "share_of_rows": float(seen)},
             )
+        elif apart > 0.5 and len(held[0].classes) >= 20 and len(names) <= 50:
+            yield Sign(
+                "validation y",
+                f"classes of training and validation differ: {percent(apart)} of the rows would "
+                "have to change class.",
+                "validation_split takes the last rows, before shuffling; the data are sorted.",
+                "shuffle the rows before fit, or split with train_test_split(stratify=y).",
+                {"distance_of_shares": apart, "threshold": 0.5},
+            )
+
+
+def _distance(some: np.ndarray, others: np.ndarray) -> float:
+    """Total variation between the class shares: the share of rows one would have to change."""
+    names = np.union1d(some, others)
+    shares = [np.array([(rows == name).mean() for name in names]) for rows in (some, others)]
+    return float(np.abs(shares[0] - shares[1]).sum() / 2)
 
 
 def _alone(target: ArrayFact, classes: np.ndarray, batch: int) -> float:
