@@ -114,6 +114,19 @@ def test_the_contract_is_told_kept_and_written(
     assert [f["rule"] for f in held].count("from_logits") == 1
 
 
+def test_a_loss_is_held_against_a_constant_answer_only_where_it_is_its_mean() -> None:
+    def answer(loss: Any, **compile_with: Any) -> Any:
+        model = network()
+        model.compile("adam", loss, **compile_with)
+        return seen(model, X, Y).summary()["constant_answer_loss"]
+
+    loss = keras.losses.SparseCategoricalCrossentropy
+    assert answer(loss()) == pytest.approx(np.log(3))
+    assert answer("sparse_categorical_crossentropy") == pytest.approx(np.log(3))
+    assert answer(loss(reduction="sum")) is None
+    assert answer(loss(), loss_weights=[3.0]) is None
+
+
 @pytest.mark.parametrize("kind", ["dataset", "generator"])
 @pytest.mark.backends("jax", "torch")
 def test_the_first_batch_is_looked_at_as_it_passes_by(kind: str) -> None:

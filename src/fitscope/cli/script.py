@@ -103,9 +103,10 @@ def _observe(
     def fit(self: Any, *args: Any, **given: Any) -> Any:
         deadline.append(time.monotonic() + seconds)
         # `callbacks` is the sixth argument of `fit`.
-        args, callbacks = list(args), given.pop("callbacks", None)
-        if len(args) > _CALLBACKS:
-            callbacks, args[_CALLBACKS] = args[_CALLBACKS], None
+        places: list[Any] = list(args)
+        callbacks = given.pop("callbacks", None)
+        if len(places) > _CALLBACKS:
+            callbacks = places[_CALLBACKS]
         listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
         listed = [each for each in listed if each is not None]
         own = [each for each in listed if isinstance(each, Scope)]
@@ -113,10 +114,10 @@ def _observe(
         if scope not in found.scopes:
             found.scopes.append(scope)
         listed = [*listed, *([] if own else [scope]), Clock()]
-        if len(args) > _CALLBACKS:
-            args[_CALLBACKS] = listed
-            return plain(self, *args, **given)
-        return plain(self, *args, callbacks=listed, **given)
+        if len(places) > _CALLBACKS:
+            places[_CALLBACKS] = listed
+            return plain(self, *places, **given)
+        return plain(self, *places, callbacks=listed, **given)
 
     model.fit = fit
 

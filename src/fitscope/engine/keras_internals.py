@@ -42,6 +42,7 @@ __all__ = [
     "in_symbolic_scope",
     "input_tensors",
     "is_symbolic",
+    "loss_weights",
     "make_function",
     "make_predict_function",
     "maker",
@@ -164,6 +165,11 @@ def asked_metrics(model: Any) -> list[Any]:
     """The metrics given to `compile`."""
     asked = getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
     return [] if asked is None else list(keras.tree.flatten(asked))
+
+
+def loss_weights(model: Any) -> Any:
+    """The weights of the losses given to `compile`; None for none."""
+    return getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
 
 
 def has_schedule(optimizer: Any) -> bool:

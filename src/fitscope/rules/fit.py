@@ -101,6 +101,8 @@ class LossFact:
     name: str
     from_logits: bool = False
     custom: bool = False
+    comparable: bool = True
+    """Whether its value is the mean over samples and nothing is added to it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +295,9 @@ class Fit:
         return {
             output.path: value
             for output, loss, target in self.pairs()
-            if not self.weighted and (value := constant_answer(loss.name, target)) is not None
+            if not self.weighted
+            and loss.comparable
+            and (value := constant_answer(loss.name, target)) is not None
         }
 
 

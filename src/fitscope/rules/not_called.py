@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 def not_called(run: Run) -> Iterator[Sign]:
     """Find layers that are made and not used."""
-    trainable = set(of_fit(run).get("trainable") or ())
+    trainable: set[str] = set(of_fit(run).get("trainable") or ())
     missing = [g.site for g in run.unseen if "not called" in g.reason and g.site in trainable]
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""

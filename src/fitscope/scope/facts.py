@@ -76,9 +76,12 @@ def facts(model: Any) -> Fit:
         layers = _in_a_row(
             layers, [paths[id(layer)] for layer in model.layers if id(layer) in paths]
         )
+    outputs = _outputs(model, paths)
+    if _adds_losses(model, found):
+        outputs = tuple(_not_comparable(output) for output in outputs)
     return Fit(
         layers=tuple(layers),
-        outputs=_outputs(model, paths),
+        outputs=outputs,
         optimizer=_optimizer(getattr(model, "optimizer", None)),
         inputs=inputs,
         targets=targets,
@@ -97,7 +100,7 @@ def facts(model: Any) -> Fit:
 
 
 def _two(data: Any) -> tuple[Any, Any]:
-    parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+    parts: tuple[Any, ...] = tuple(data) if isinstance(data, (tuple, list)) else (data,)
     return parts[0], parts[1] if len(parts) > 1 else None
 
 
@@ -108,7 +111,7 @@ def _steps(variables: Mapping[str, Any], iterator: Any) -> int | None:
 
 def _resumed(optimizer: Any) -> bool:
     try:
-        return int(keras.ops.convert_to_numpy(optimizer.iterations)) > 0
+        return int(np.asarray(keras.ops.convert_to_numpy(optimizer.iterations)).item()) > 0
     except (AttributeError, TypeError, ValueError):
         return False
 
@@ -118,10 +121,12 @@ def _resumed(optimizer: Any) -> bool:
 
 def _arrays(name: str, tree: Any, whole: bool) -> tuple[ArrayFact, ...]:
     named: list[tuple[str, Any]] = []
-    if isinstance(tree, Mapping):
-        named = [(f"{name}[{key!r}]", value) for key, value in tree.items()]
-    elif isinstance(tree, (list, tuple)):
-        named = [(f"{name}[{i}]" if len(tree) > 1 else name, v) for i, v in enumerate(tree)]
+    several = keras.tree.is_nested(tree)
+    if several and isinstance(tree, Mapping):
+        named = [(f"{name}[{key!r}]", tree[key]) for key in sorted(tree)]
+    elif several:
+        parts: list[Any] = list(tree)
+        named = [(f"{name}[{i}]" if len(parts) > 1 else name, v) for i, v in enumerate(parts)]
     elif tree is not None:
         named = [(name, tree)]
     found = [_array(each, value, whole) for each, value in named]
@@ -262,6 +267,28 @@ def _outputs(model: Any, paths: Mapping[int, str]) -> tuple[OutputFact, ...]:
     return tuple(_output(tensor, loss, paths) for tensor, loss in zip(tensors, losses, strict=True))
 
 
+def _adds_losses(model: Any, found: Sequence[Entry]) -> bool:
+    """Whether anything may be added to the compiled loss, or weights it: then its value is no mean.
+
+    Layers that are not of Keras may call `add_loss`.
+    """
+    if keras_internals.loss_weights(model) is not None:
+        return True
+    layers = [e.target for e in found if isinstance(e.target, keras.layers.Layer)]
+    return any(
+        getattr(layer, "activity_regularizer", None) is not None
+        or not type(layer).__module__.startswith("keras.")
+        for layer in layers
+        if layer is not model
+    )
+
+
+def _not_comparable(output: OutputFact) -> OutputFact:
+    loss = output.loss
+    changed = None if loss is None else dataclasses.replace(loss, comparable=False)
+    return dataclasses.replace(output, loss=changed)
+
+
 def _unbuilt_output(model: Any, paths: Mapping[int, str]) -> tuple[OutputFact, ...]:
     """The output of a Sequential that its first batch will build; nothing of other models."""
     layers = model.layers if isinstance(model, keras.Sequential) else []
@@ -339,7 +366,7 @@ def _loss(asked: Any) -> LossFact | None:
         function = keras.losses.get(asked)
     except (ValueError, TypeError):
         return LossFact("custom", custom=True)
-    given: dict[str, Any] = {}
+    loss, given = function, dict[str, Any]()
     if isinstance(function, keras.losses.Loss):
         given = dict(getattr(function, "_fn_kwargs", {}))
         function = getattr(function, "fn", type(function))
@@ -348,7 +375,10 @@ def _loss(asked: Any) -> LossFact | None:
         function = function.func
     name = getattr(function, "__name__", "custom")
     ours = str(getattr(function, "__module__", "")).startswith("keras.")
-    return LossFact(name, bool(given.get("from_logits", False)), custom=not ours)
+    mean = getattr(loss, "reduction", "sum_over_batch_size") in ("sum_over_batch_size", "mean")
+    smooth = bool(given.get("label_smoothing"))
+    logits = bool(given.get("from_logits", False))
+    return LossFact(name, logits, custom=not ours, comparable=mean and not smooth)
 
 
 def _optimizer(optimizer: Any) -> OptimizerFact | None:
@@ -357,7 +387,7 @@ def _optimizer(optimizer: Any) -> OptimizerFact | None:
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
     rate: float | None
     try:
-        rate = float(keras.ops.convert_to_numpy(inner.learning_rate))
+        rate = float(np.asarray(keras.ops.convert_to_numpy(inner.learning_rate)).item())
     except (AttributeError, TypeError, ValueError, NotImplementedError):
         rate = None
     names = ("momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay")

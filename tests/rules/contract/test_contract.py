@@ -85,6 +85,8 @@ FAULTY = {
         fit_of("softmax", 3, "binary_crossentropy", y=ONE_HOT),
         fit_of("sigmoid", 3, "categorical_crossentropy", y=ONE_HOT),
         fit_of("softmax", 3, "mean_squared_error", y=ONE_HOT),
+        fit_of("sigmoid", 3, "mean_squared_error", y=ONE_HOT),
+        fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
     ],
     "loss_task": [
         fit_of("linear", 1, "mean_squared_error"),

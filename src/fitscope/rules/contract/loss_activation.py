@@ -6,7 +6,8 @@ behind softmax or sigmoid the gradient carries the factor p(1 - p), which vanish
 are sure and wrong.
 
 Fires on: softmax with binary cross-entropy (fault where targets hold other than one class a row);
-sigmoid with a categorical cross-entropy; softmax with a regression loss on classes.
+sigmoid with a categorical cross-entropy, or a single unit with one (fault); softmax with a
+regression loss on classes.
 
 Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links).
 """
@@ -38,6 +39,19 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
     for output, loss, target in fit.pairs():
         units, activation = output.units or 0, output.activation
         evidence = {"activation": activation, "loss": loss.name, "units": units}
+        if units == 1 and loss.name in (
+            "categorical_crossentropy",
+            "categorical_focal_crossentropy",
+        ):
+            yield Sign(
+                output.path,
+                f"{loss.name} is taken of a single unit.",
+                "It divides the unit by itself: the loss is 0 whatever is predicted.",
+                "binary_crossentropy with sigmoid, or one unit for each class.",
+                evidence,
+                severity="fault",
+                confidence=1.0,
+            )
         if units < 2 or loss.from_logits:
             continue
         if activation == "softmax" and loss.name == "binary_crossentropy":
@@ -59,11 +73,16 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 "activation='softmax'; for labels that may be several, binary_crossentropy.",
                 evidence,
             )
-        elif activation == "softmax" and loss.name in REGRESSION and target.classes is not None:
+        elif (
+            activation in ("softmax", "sigmoid")
+            and loss.name in REGRESSION
+            and target.classes is not None
+        ):
             yield Sign(
                 output.path,
-                f"a softmax over {units} classes is trained with {loss.name}.",
+                f"{activation} over {units} classes is trained with {loss.name}.",
                 "Its gradient has the factor p(1 - p): answers sure and wrong hardly learn.",
-                "categorical_crossentropy (sparse_categorical_crossentropy for integer labels).",
+                "softmax with categorical_crossentropy (sparse_ for integer labels).",
                 evidence,
+                confidence=None if activation == "softmax" else 0.6,
             )
