@@ -32,6 +32,8 @@ MOST_ROWS = 4096
 MOST_VALUES = 2_000_000
 """Of one array; a sample of that many float32 takes a few milliseconds to sum up."""
 MOST_WEIGHTS = 65_536
+MOST_READ = 4_000_000
+"""Values of a weight that are brought to the host; of a larger one only its first rows are."""
 _HEAD = 256
 _OPTIONS = (
     "rate", "input_dim", "return_sequences", "data_format", "use_bias", "axis", "momentum",
@@ -120,21 +122,23 @@ def _resumed(optimizer: Any) -> bool:
 
 
 def _arrays(name: str, tree: Any, whole: bool) -> tuple[ArrayFact, ...]:
-    named: list[tuple[str, Any]] = []
-    several = keras.tree.is_nested(tree)
-    if several and isinstance(tree, Mapping):
-        named = [(f"{name}[{key!r}]", tree[key]) for key in sorted(tree)]
-    elif several:
-        parts: list[Any] = list(tree)
-        named = [(f"{name}[{i}]" if len(parts) > 1 else name, v) for i, v in enumerate(parts)]
-    elif tree is not None:
-        named = [(name, tree)]
-    found = [_array(each, value, whole) for each, value in named]
+    found = [_array(each, value, whole) for each, value in _named(name, tree)]
     return tuple(fact for fact in found if fact is not None)
 
 
+def _named(name: str, tree: Any) -> list[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        return [(f"{name}[{key!r}]", tree[key]) for key in sorted(tree)]
+    if not isinstance(tree, (list, tuple)):
+        return [] if tree is None else [(name, tree)]
+    parts = list[Any](tree)
+    if len(parts) == 1:
+        return [(name, parts[0])]
+    return [(f"{name}[{place}]", part) for place, part in enumerate(parts)]
+
+
 def _array(name: str, value: Any, whole: bool) -> ArrayFact | None:
-    shape = tuple(getattr(value, "shape", ()))
+    shape: tuple[Any, ...] = tuple(getattr(value, "shape", ()))
     if not shape or not isinstance(shape[0], int) or shape[0] == 0:
         return None
     rows = shape[0]
@@ -228,13 +232,26 @@ def _weight(variable: Any) -> WeightFact:
     shape = tuple(int(n) for n in variable.shape)
     if str(variable.dtype) in ("string", "bool"):
         return WeightFact(variable.name, shape, np.zeros(1, np.float32), trainable=False)
-    values = np.asarray(keras.ops.convert_to_numpy(variable))
-    values = values.astype(np.float32) if values.dtype != np.float64 else values
+    values = values_of(variable)
     equal = len(shape) > 1 and shape[-1] > 1 and bool((values == values[..., :1]).all())
     flat = values.ravel()
     return WeightFact(
         variable.name, shape, flat[:: max(1, flat.size // MOST_WEIGHTS)], equal, variable.trainable
     )
+
+
+def values_of(variable: Any) -> np.ndarray[Any, Any]:
+    """The values of a variable on the host, float32 or float64; of a very large one its first rows.
+
+    Args:
+        variable: The variable; between steps, when the weights are with the model.
+    """
+    value = variable.value
+    shape = tuple(int(n) for n in variable.shape)
+    if int(np.prod(shape)) > MOST_READ:
+        value = value[: max(1, MOST_WEIGHTS // int(np.prod(shape[1:])))]
+    values = np.asarray(keras.ops.convert_to_numpy(value))
+    return values if values.dtype == np.float64 else values.astype(np.float32)
 
 
 def _regularization(variables: Iterable[Any]) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import entries
+from fitscope.scope.facts import values_of
 
 MOST = 4096
 """Values looked at of each weight, at an even stride."""
@@ -58,5 +59,5 @@ class WeightSample:
 
 
 def _sample(variable: Any) -> NDArray[np.float64]:
-    flat = np.asarray(keras.ops.convert_to_numpy(variable)).ravel()
+    flat = values_of(variable).ravel()
     return flat[:: max(1, flat.size // MOST)].astype(np.float64)
