@@ -80,6 +80,10 @@ HEALTHY = {
                                   weights=[weight("hidden"), weight("out", 0.5)]),
     "a head that began at zero": history(np.r_[FALLING[:8], [0.29] * 4],
                                          weights=[weight("out", 0.3, rms=0.0)]),
+    "sequences of one step": history(
+        np.r_[FALLING[:8], [0.29] * 4],
+        weights=[weight("lstm/cell"), weight("lstm/cell", 0.0, name="recurrent_kernel")],
+    ),
     "a loss of one's own": history(np.linspace(0, -3, 12),
                                    fit={"losses": [], "constant_answer_loss": None}),
     "regularized": history(FLAT + 0.3 - 0.02 * np.arange(12), fit={"regularization": 0.5}),

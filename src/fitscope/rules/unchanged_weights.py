@@ -32,8 +32,13 @@ def unchanged_weights(run: Run, *, min_steps: int = 10) -> Iterator[Sign]:
     records = [r for r in run.history if r.get("event") == "end"]
     if not records or records[-1]["step"] < min_steps:
         return
-    kernels = [w for w in records[-1]["weights"] if w["rank"] > 1]
-    still = [w["layer"] for w in kernels if w["equal"]]
+    # By layer: a recurrent kernel gets no gradient from sequences of one step, its layer does.
+    kernels: dict[str, bool] = {}
+    for weight in records[-1]["weights"]:
+        if weight["rank"] > 1:
+            layer = weight["layer"]
+            kernels[layer] = kernels.get(layer, True) and bool(weight["equal"])
+    still = [layer for layer, equal in kernels.items() if equal]
     if not still:
         return
     steps = int(records[-1]["step"])

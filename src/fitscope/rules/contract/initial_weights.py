@@ -38,6 +38,7 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
         return
     last = {output.path for output in fit.outputs}
     chain: list[tuple[LayerFact, float]] = []
+    equal: list[LayerFact] = []
     normalized = any(
         layer.kind in NORMALIZING - {"Normalization", "Rescaling"} for layer in fit.layers
     )
@@ -51,19 +52,11 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
         joins = any(other.kind in ("Add", "Multiply") for other in following)
         ends = all(other.path in last and other.kernel is None for other in following)
         if kernel.equal_units and hidden and not ends and not (zero and joins):
-            value = float(kernel.values[0])
-            yield Sign(
-                layer.path,
-                f"all {kernel.shape[-1]} units begin with equal weights"
-                + (f" ({compact(value)})." if (kernel.values == value).all() else "."),
-                "Equal units get equal gradients and stay equal: the layer is worth one unit."
-                if not zero
-                else "Its output is 0, and behind zeros no gradient comes back.",
-                "kernel_initializer='glorot_uniform' (the default), or 'he_normal' before ReLU.",
-                {"units": kernel.shape[-1], "rms": kernel.rms},
-            )
+            equal.append(layer)
         elif not zero:
             chain.append((layer, kernel.rms * float(np.sqrt(kernel.fan_in))))
+    if equal:
+        yield _equal_units(equal)
     if chain and not normalized and not fit.custom_step and fit.sequential:
         product = float(np.exp(np.sum(np.log([g for _, g in chain]))))
         limit = gain ** float(np.sqrt(len(chain)))
@@ -81,3 +74,21 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
                  "threshold": limit},
                 severity="warning",
             )  # fmt: skip
+
+
+def _equal_units(layers: list[LayerFact]) -> Sign:
+    first = layers[0]
+    kernel = first.kernel
+    values = np.zeros(1) if kernel is None else kernel.values
+    zero = bool((values == 0).all())
+    others = f"; so do those of {len(layers) - 1} more layers" if len(layers) > 1 else ""
+    value = f" ({compact(float(values[0]))})" if (values == values[0]).all() else ""
+    return Sign(
+        first.path,
+        f"all {first.units} units begin with equal weights{value}{others}.",
+        "Its output is 0, and behind zeros no gradient comes back."
+        if zero
+        else "Equal units get equal gradients and stay equal: the layer is worth one unit.",
+        "kernel_initializer='glorot_uniform' (the default), or 'he_normal' before ReLU.",
+        {"layers": [layer.path for layer in layers], "units": first.units},
+    )
