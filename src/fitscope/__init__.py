@@ -31,6 +31,9 @@ from fitscope.select.selector import select as select
 if TYPE_CHECKING:
     from fitscope import layers as layers
     from fitscope.engine.points import tap as tap
+    from fitscope.rules.finding import Finding as Finding
+    from fitscope.rules.rule import Sign as Sign
+    from fitscope.rules.rule import rule as rule
     from fitscope.run.reader import Run as Run
     from fitscope.run.reader import open_run as open_run
     from fitscope.scope.instructions import Watch as Watch
@@ -57,6 +60,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "BATCH": "fitscope.values.batch",
     "Batch": "fitscope.values.batch",
+    "rule": "fitscope.rules.rule",
+    "Sign": "fitscope.rules.rule",
+    "Finding": "fitscope.rules.finding",
     "Event": "fitscope.values.stream",
     "Extractor": "fitscope.values.extractor",
     "Record": "fitscope.values.record",
@@ -95,6 +101,7 @@ __all__ = [
     "Batch",
     "Event",
     "Extractor",
+    "Finding",
     "FitscopeError",
     "Record",
     "Run",
@@ -103,6 +110,7 @@ __all__ = [
     "RunFormatError",
     "Scope",
     "SelectionError",
+    "Sign",
     "Statistic",
     "StatisticError",
     "Stop",
@@ -117,6 +125,7 @@ __all__ = [
     "open_run",
     "preview",
     "record",
+    "rule",
     "select",
     "stateless_capture",
     "stream",

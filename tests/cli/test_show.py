@@ -35,7 +35,7 @@ def test_prints_header_table_gaps_findings_and_the_next_command(write_run, show)
     assert "75%" in line_of(out, "layer_1")
     assert "Not seen: 1\n  rnn/cell_0\n    It runs in a loop." in out
     assert "Findings: 1" in out
-    assert "At least 75% of the 32 units of layer_1" in out
+    assert "at least 75% of the 32 units were off" in " ".join(out.split())
     assert out.endswith(f"Next:\n  fitscope show {path} --select layer_1 --steps 0:\n")
 
 

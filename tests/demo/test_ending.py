@@ -38,7 +38,7 @@ def say(run, accuracy=0.97, path="runs/x", **options):
 def test_tells_what_was_found_and_that_it_was_planted(run_with):
     text = say(run_with(24))
     assert "Accuracy on unseen images: 97%. From the accuracy alone" in text
-    assert "At least 75% of the 32 units of conv_2" in text
+    assert "at least 75% of the 32 units were off" in " ".join(text.split())
     assert "This flaw was planted" in text
     assert "20 of 100 steps, 5% of the time" in text
     assert "  fitscope show runs/x\n" in text

@@ -46,8 +46,11 @@ def make_run() -> MakeRun:
         sites: Mapping[Site, Mapping[str, Any]],
         steps: Sequence[int] = range(0, 200, 5),
         phase: str = "train",
+        history: Sequence[Mapping[str, Any]] = (),
     ) -> Run:
         writer = RunWriter(None, config={})
+        for record in history:
+            writer.add_history(record)
         indices = np.asarray(writer.add_sites(list(sites)))
         for place, step in enumerate(steps):
             moments = np.zeros((len(sites), len(COLUMNS)))

@@ -22,10 +22,10 @@ def test_names_the_first_site_of_the_first_step(make_run, make_site):
         }
     )
     (found,) = non_finite(run)
-    assert (found.site, found.severity, found.first_step) == ("conv_2", "error", 100)
-    assert "In step 100 conv_2 held 7 +infinity (0.2% of its values)" in found.message
-    assert "in step 95, observed before it, there was none" in found.message
-    assert "2 more sites" in found.message
+    assert (found.site, found.severity, found.first_step) == ("conv_2", "fault", 100)
+    assert "held 7 +infinity (0.2% of its values) in step 100" in found.message
+    assert "none in step 95 before it" in found.message
+    assert "first of 3 sites" in found.message
     assert found.evidence["other_sites"] == ["conv_1", "dense"]
     assert found.evidence["previous_observed_step"] == 95
 
@@ -40,7 +40,7 @@ def test_a_passing_nan_is_a_warning(make_run, make_site):
 def test_from_the_first_step_on_nothing_came_before(make_run, make_site):
     (found,) = non_finite(make_run({make_site("a"): {"nan": 1}}))
     assert found.evidence["previous_observed_step"] is None
-    assert "observed before" not in found.message
+    assert "before it" not in found.message
 
 
 def test_a_mask_of_minus_infinity_is_meant(make_run, make_site):

@@ -9,18 +9,24 @@ from fitscope.rules.registry import RULES, findings
 from fitscope.rules.series import lasting_tail, series_of
 
 
-def test_every_rule_names_itself_as_it_is_registered(make_run, make_site):
-    run = make_run(
-        {
-            make_site("a"): {"dead_units": 20},
-            make_site("b", "tanh"): {"saturated": 4000},
-            make_site("c", None): {"std": 0.0},
-            make_site("d", None): {"nan": 1},
-        }
-    )
-    found = findings(run)
-    assert {finding.rule for finding in found} == set(RULES)
-    assert found[0].severity == "error"
+def test_every_rule_is_found_under_its_id_and_explains_rules_that_exist():
+    for name, each in RULES.items():
+        assert each.id == name
+        assert set(each.explains) <= set(RULES), name
+        assert name not in each.explains
+
+
+def test_the_gravest_comes_first(make_run, make_site):
+    run = make_run({make_site("a"): {"dead_units": 20}, make_site("d", None): {"nan": 1}})
+    assert [f.rule for f in findings(run)] == ["non_finite", "dead_units"]
+
+
+def test_what_another_finding_explains_is_told_with_it(make_run, make_site):
+    off, constant = {"dead_units": 32}, {"std": 0.0, "mean": 0.2}
+    (found,) = findings(make_run({make_site("a"): off, make_site("b", None): constant}))
+    assert (found.rule, found.severity) == ("dead_units", "fault")
+    assert [f.rule for f in found.consequences] == ["constant_output"]
+    assert "constant_output at b" in str(found)
 
 
 def test_findings_survive_json(make_run, make_site):
@@ -30,7 +36,7 @@ def test_findings_survive_json(make_run, make_site):
 
 
 def test_an_unknown_severity_of_a_later_version_is_read():
-    assert Finding.from_json({"severity": "catastrophe", "site": "x"}).severity == "info"
+    assert Finding.from_json({"severity": "catastrophe", "site": "x"}).severity == "note"
 
 
 def test_healthy_and_empty_runs_have_none(make_run, make_site):

@@ -72,13 +72,14 @@ def test_a_quiet_fit_prints_nothing(noise: Any, capsys: pytest.CaptureFixture[st
 
 
 def test_a_rule_that_fails_does_not_end_the_training(
-    noise: Any, monkeypatch: pytest.MonkeyPatch
+    noise: Any,
 ) -> None:
-    from fitscope.rules import registry
-
+    @fs.rule("fail", "It fails.")
     def fail(run: Any) -> Any:
         raise ZeroDivisionError("in a rule")
 
-    monkeypatch.setattr(registry, "RULES", {"fail": fail})
-    with pytest.warns(RuntimeWarning, match="could not sum up"):
-        fit(dead_model(), noise, fs.Scope(every=1))
+    scope = fs.Scope(every=1, rules=fail)
+    fit(dead_model(), noise, scope)
+    (failed,) = scope.findings.of("fail")
+    assert "ZeroDivisionError: in a rule" in failed.message
+    assert scope.findings.of("dead_units"), "one broken rule silences no other"

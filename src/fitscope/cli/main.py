@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from fitscope._version import __version__
-from fitscope.cli import demo, show, sites
+from fitscope.cli import demo, doctor, show, sites
 from fitscope.cli.exit_codes import INTERRUPTED, OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
 
@@ -22,9 +22,11 @@ _EPILOG = """\
 examples:
   fitscope demo                   watch a small network train, then see what was found
   fitscope show runs/first        the summary table of a run
+  fitscope doctor train.py        what is wrong with a training
   fitscope sites model.keras      where a saved model can be watched
 
-exit codes: 0 all went well, 1 a problem (one sentence on the error stream), 2 wrong usage.
+exit codes: 0 all went well, 1 a problem (one sentence on the error stream), 2 wrong usage,
+3 a fault found by `doctor`.
 FITSCOPE_DEBUG=1 adds the traceback to an error."""
 
 
@@ -38,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fitscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (demo, show, sites):
+    for command in (demo, show, doctor, sites):
         command.add_parser(commands)
     return parser
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fitscope.cli.extent import Extent, extents_of
 from fitscope.errors import RunError
-from fitscope.rules.finding import Finding, by_severity
+from fitscope.rules.finding import Finding, Findings, by_severity
+from fitscope.rules.registry import RULES
 from fitscope.rules.registry import findings as findings_of
 from fitscope.rules.series import series_of
 from fitscope.run.reader import open_run
@@ -68,7 +69,7 @@ class RunSummary:
             "unseen": [gap.to_json() for gap in self.unseen],
             "findings": [finding.to_json() for finding in self.findings],
         }
-        return _plain(value)
+        return plain(value)
 
 
 def summarize(
@@ -113,16 +114,17 @@ def summarize(
     )
 
 
-def all_findings(run: Run) -> list[Finding]:
+def all_findings(run: Run) -> Findings:
     """The findings of the rules, and those the run holds from elsewhere.
 
     Args:
         run: The run.
     """
     found = findings_of(run)
-    known = {(finding.rule, finding.site) for finding in found}
+    known = {(part.rule, part.site) for each in found for part in (each, *each.consequences)}
     stored = [Finding.from_json(value) for value in run.findings]
-    return by_severity([*found, *(f for f in stored if (f.rule, f.site) not in known)])
+    elsewhere = [f for f in stored if (f.rule, f.site) not in known and f.rule not in RULES]
+    return Findings(by_severity([*found, *elsewhere]))
 
 
 def _merged(run: Run, select: str, phase: str, steps: range) -> dict[str, dict[str, float]]:
@@ -158,12 +160,16 @@ def _row_json(row: SiteRow) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN; null says "not known"."""
+def plain(value: Any) -> Any:
+    """What JSON can say; it has no NaN, so null says "not known".
+
+    Args:
+        value: A tree of mappings, lists and values.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (str, int, float)) else str(value)

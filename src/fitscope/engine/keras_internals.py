@@ -7,7 +7,8 @@ so that an unknown Keras gives one sentence instead of a traceback from inside a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -29,23 +30,36 @@ __all__ = [
     "BACKENDS",
     "CHECKED",
     "abstract_call",
+    "arrays_of",
+    "asked_metrics",
     "backend_name",
+    "batch_size",
     "carry_mask",
     "check",
     "current_layer",
     "current_stateless_scope",
+    "fit_in_progress",
     "functional_graph",
     "functional_operations",
     "has_own_loss",
+    "has_own_step",
+    "has_schedule",
     "in_symbolic_scope",
+    "input_tensors",
     "is_symbolic",
+    "loss_weights",
     "make_function",
     "make_predict_function",
     "maker",
     "mask_of",
     "model_input_spec",
+    "named_outputs",
+    "output_tensors",
+    "own_variables",
+    "planned_steps",
     "rematerializes",
     "set_mask",
+    "shuffles",
     "sources",
     "state_shardings",
     "sublayers",
@@ -133,6 +147,58 @@ def sources(target: Any) -> list[Any]:
     nodes = getattr(target, "_inbound_nodes", None) or []
     found = {id(maker(t)): maker(t) for node in nodes for t in node.input_tensors}
     return list(found.values())
+
+
+def input_tensors(target: Any) -> list[Any]:
+    """The symbolic tensors that feed the first call of a layer in a functional graph."""
+    nodes = getattr(target, "_inbound_nodes", None) or []
+    return list(nodes[0].input_tensors) if nodes else []
+
+
+def output_tensors(target: Any) -> list[Any]:
+    """The symbolic tensors that the first call of a layer in a functional graph gives."""
+    nodes = getattr(target, "_inbound_nodes", None) or []
+    return list(nodes[0].outputs) if nodes else []
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables of a layer, without those of its sublayers."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def named_outputs(graph: Any) -> list[str]:
+    """The names by which losses of a functional graph's outputs may be given, in their order."""
+    structure = getattr(graph, "_outputs_struct", None)
+    if isinstance(structure, Mapping):
+        return sorted(structure)  # as keras.tree flattens it
+    return [str(name) for name in getattr(graph, "output_names", [])]
+
+
+def asked_metrics(model: Any) -> list[Any]:
+    """The metrics given to `compile`."""
+    asked = getattr(getattr(model, "_compile_metrics", None), "_user_metrics", None)
+    return [] if asked is None else list(keras.tree.flatten(asked))
+
+
+def loss_weights(model: Any) -> Any:
+    """The weights of the losses given to `compile`; None for none."""
+    return getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+
+
+def has_schedule(optimizer: Any) -> bool:
+    """Whether the learning rate of an optimizer follows a schedule."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def planned_steps(epoch_iterator: Any) -> int | None:
+    """The batches of an epoch, where Keras knows them."""
+    return getattr(epoch_iterator, "_num_batches", None)
+
+
+def batch_size(epoch_iterator: Any) -> int | None:
+    """Rows of a batch of arrays; None for data that come in batches."""
+    return getattr(getattr(epoch_iterator, "data_adapter", None), "_batch_size", None)
 
 
 def current_stateless_scope() -> Any | None:
@@ -295,3 +361,49 @@ def _spec_of_shape(shape: Any, batch_size: int, dtype: str) -> Any:
     if isinstance(shape, Sequence) and shape and not isinstance(shape[0], (int, type(None))):
         return [_spec_of_shape(value, batch_size, dtype) for value in shape]
     return keras.KerasTensor((batch_size, *tuple(shape)[1:]), dtype=dtype)
+
+
+def fit_in_progress(model: Any) -> dict[str, Any] | None:
+    """The local variables of the `fit` of `model` that is calling its callbacks; None elsewhere.
+
+    Among them are the arrays as they were given, how they are shuffled and split, and the iterator
+    over the epochs, from which nothing is taken.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and "epoch_iterator" in frame.f_locals:
+            variables = frame.f_locals
+            if variables.get("self") is model:
+                return dict(variables)
+        frame = frame.f_back
+    return None
+
+
+def arrays_of(epoch_iterator: Any) -> tuple[Any, bool] | None:
+    """The data behind an epoch iterator, if they can be read again without changing anything.
+
+    Returns:
+        `(x, y, sample_weight)` as a tuple, and whether they are the whole of the data and not one
+        batch; None for data that only pass by.
+    """
+    adapter = getattr(epoch_iterator, "data_adapter", None)
+    arrays = getattr(adapter, "_inputs", None)
+    if arrays is not None:
+        return arrays, True
+    # Keras itself has taken the first batches of a generator, and gives them out again.
+    batches = getattr(adapter, "_first_batches", None)
+    if batches:
+        return batches[0], False
+    return None
+
+
+def shuffles(epoch_iterator: Any) -> bool | None:
+    """Whether arrays are shuffled; None for data that come in batches."""
+    shuffle = getattr(getattr(epoch_iterator, "data_adapter", None), "_shuffle", None)
+    return None if shuffle is None else bool(shuffle)
+
+
+def has_own_step(model: Any) -> bool:
+    """Whether the model's class brings a training step or a way to compute the loss of its own."""
+    names = ("train_step", "compute_loss")
+    return any(getattr(type(model), n, None) is not getattr(keras.Model, n, None) for n in names)

@@ -1,39 +1,118 @@
-"""All rules, and what they find in a run."""
+"""All rules, and what they find."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
-from fitscope.rules.constant_output import constant_output
-from fitscope.rules.dead_units import dead_units
-from fitscope.rules.finding import Finding, by_severity
-from fitscope.rules.non_finite import non_finite
-from fitscope.rules.saturation import saturation
+from fitscope.rules.causes import told_once
+from fitscope.rules.finding import Finding, Findings
+from fitscope.rules.rule import Rule
 
 if TYPE_CHECKING:
+    from fitscope.rules.fit import Fit
     from fitscope.run.reader import Run
 
-Rule = Callable[["Run"], list[Finding]]
+# Before the first step, in the order in which a reader would check them.
+_CONTRACT = (
+    "data_values", "input_kind", "one_unit_softmax", "from_logits", "double_activation",
+    "labels_in_range", "targets_in_range", "loss_unit_mismatch", "loss_activation", "loss_task",
+    "metric_task", "frozen_layers", "initial_weights", "single_class_batches", "batch_size_one",
+    "learning_rate", "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate",
+    "regularization", "class_balance", "target_leak", "few_steps",
+)  # fmt: skip
+_TRAINING = (
+    "non_finite", "loss_non_finite", "dead_units", "saturation", "constant_output",
+    "unchanged_weights", "not_called", "signal_scale", "vanishing_gradients",
+    "exploding_gradients", "update_ratio", "loss_diverges", "loss_negative", "loss_oscillates",
+    "weights_moved_far", "weights_barely_moved", "batch_norm_disagrees", "loss_flat",
+    "no_better_than_constant", "metric_flat", "overfitting", "stopped_early",
+)  # fmt: skip
 
-RULES: Mapping[str, Rule] = {
-    "non_finite": non_finite,
-    "dead_units": dead_units,
-    "saturation": saturation,
-    "constant_output": constant_output,
-}
+
+@cache
+def _all() -> Mapping[str, Rule]:
+    found = {}
+    for names, package in ((_CONTRACT, "fitscope.rules.contract"), (_TRAINING, "fitscope.rules")):
+        for name in names:
+            found[name] = getattr(importlib.import_module(f"{package}.{name}"), name)
+    return found
 
 
-def findings(run: Run) -> list[Finding]:
-    """What all rules find in a run, the most severe first.
+RULES: Mapping[str, Rule] = _all()
+"""Every rule that comes with fitscope, by id."""
+
+
+def findings(run: Run, rules: Mapping[str, Rule] | None = None) -> Findings:
+    """What the rules find in a run, contract included, the most severe first.
+
+    Findings that another one explains are told with it. A rule that fails becomes a note.
 
     Args:
         run: The run to read; it may still be being written.
+        rules: The rules, as `choose` gives them; those of `fitscope.toml` by default.
 
     Example:
         ```python
-        for finding in findings(fs.open_run("runs/first")):
-            print(finding.site, finding.message)
+        print(findings(fs.open_run("runs/first")))
         ```
     """
-    return by_severity([finding for rule in RULES.values() for finding in rule(run)])
+    chosen = _chosen(rules)
+    kept = [Finding.from_json(value) for value in run.findings]
+    contract = [f for f in kept if f.stage == "contract" and f.rule in chosen]
+    # Where a run was told of causes before, its consequences are computed anew.
+    flat = [part for f in contract for part in (f, *f.consequences) if part.stage == "contract"]
+    own: dict[tuple[str, str], Finding] = {}
+    for finding in flat:
+        own.setdefault((finding.rule, finding.site), replace(finding, consequences=()))
+    training = _found(run, {i: r for i, r in chosen.items() if r.stage == "training"})
+    return told_once([*own.values(), *training], chosen)
+
+
+def contract(fit: Fit, rules: Mapping[str, Rule] | None = None) -> Findings:
+    """What the rules of the contract find before the first step.
+
+    Args:
+        fit: The facts of the training.
+        rules: As in `findings`.
+    """
+    chosen = _chosen(rules)
+    found = _found(fit, {i: r for i, r in chosen.items() if r.stage == "contract"})
+    return told_once(found, chosen)
+
+
+def _chosen(rules: Mapping[str, Rule] | None) -> Mapping[str, Rule]:
+    if rules is not None:
+        return rules
+    from fitscope.rules.settings import choose
+
+    return choose(RULES)
+
+
+def _found(subject: Run | Fit, rules: Mapping[str, Rule]) -> list[Finding]:
+    found: list[Finding] = []
+    for each in rules.values():
+        try:
+            found.extend(each(subject))
+        except Exception as error:  # noqa: BLE001 - one broken rule must not silence the others
+            found.append(_failed(each, error))
+    return found
+
+
+def _failed(broken: Rule, error: Exception) -> Finding:
+    return Finding(
+        rule=broken.id,
+        severity="note",
+        site="rule",
+        first_step=0,
+        last_step=0,
+        message=f"the rule itself failed with {type(error).__name__}: {error}",
+        evidence={"traceback": traceback.format_exc(limit=-4)},
+        remedy=f"rules={{{broken.id!r}: False}} silences it; please report it.",
+        stage=broken.stage,
+        confidence=0.0,
+    )

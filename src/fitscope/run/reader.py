@@ -107,6 +107,16 @@ class Run:
         return self._store.findings
 
     @property
+    def history(self) -> list[dict[str, Any]]:
+        """What is known of each `fit`, oldest first.
+
+        Records by `"event"`: `"fit"` (settings, and the loss of the best constant answer),
+        `"step"` (`logs` of an observed step: Keras' averages over the epoch so far, which is
+        `place` steps old), `"epoch"` (`logs` at its end) and `"end"` (how far each weight moved).
+        """
+        return self._store.history
+
+    @property
     def user_statistics(self) -> list[str]:
         """Names of the statistics of the user that the run holds, sorted."""
         names = self._read("extra", ["statistic"], Rows()).column("statistic")

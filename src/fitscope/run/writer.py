@@ -19,6 +19,7 @@ from fitscope.run.layout import (
     FINDINGS_FILE,
     GRAPH_FILE,
     HEARTBEAT_FILE,
+    HISTORY_FILE,
     RUN_FILE,
     STREAMS,
     json_text,
@@ -46,6 +47,7 @@ MEMORY_BYTES = 256 * 2**20
 _SHARES = {"stats": 0.5, "hist": 0.4, "extra": 0.1}
 _HEARTBEAT_SECONDS = 1.0
 _FINDINGS_KEPT = 10_000
+_HISTORY_KEPT = 50_000
 
 
 class RunWriter:
@@ -104,6 +106,7 @@ class RunWriter:
         self.graph: Mapping[str, Any] = {}
         self._unseen: dict[tuple[str, str], Unseen] = {}
         self._findings: list[dict[str, Any]] = []
+        self._history: list[dict[str, Any]] = []
         self._status = "running"
         self._resting: str | None = None
         self._last_step = -1
@@ -168,6 +171,7 @@ class RunWriter:
         self.graph = store.graph
         self._unseen = {(gap.site, gap.reason): gap for gap in store.unseen}
         self._findings = store.findings
+        self._history = store.history
         self._last_step = int((store.heartbeat or {}).get("last_step", -1))
         self._start(next_seqs, memory_bytes)
         try:
@@ -229,13 +233,29 @@ class RunWriter:
             # Memory keeps the newest; the file keeps all.
             self._findings.append(dict(finding))
             del self._findings[:-_FINDINGS_KEPT]
-            if self._foreign() or self._folder is None:
-                return
-            try:
-                with open(self._folder / FINDINGS_FILE, "ab", buffering=0) as file:
-                    file.write((json_text(finding) + "\n").encode())
-            except OSError as error:
-                self._on_problem(error, "write a finding")
+            self._append_line(FINDINGS_FILE, finding, "write a finding")
+
+    def add_history(self, record: Mapping[str, Any]) -> None:
+        """Add what is known of the training itself; see `Run.history`.
+
+        Args:
+            record: Anything JSON can say.
+        """
+        with self.lock:
+            self._history.append(dict(record))
+            if len(self._history) > _HISTORY_KEPT:
+                # The first records say how the training began; every second later one stays.
+                del self._history[_HISTORY_KEPT // 4 :: 2]
+            self._append_line(HISTORY_FILE, record, "write the history")
+
+    def _append_line(self, name: str, value: Mapping[str, Any], doing: str) -> None:
+        if self._foreign() or self._folder is None:
+            return
+        try:
+            with open(self._folder / name, "ab", buffering=0) as file:
+                file.write((json_text(value) + "\n").encode())
+        except OSError as error:
+            self._on_problem(error, doing)
 
     def append(self, record: StepRecord) -> None:
         """Add one observed step; its arrays are copied.
@@ -376,6 +396,12 @@ class RunWriter:
         """The findings added, at most the newest 10,000."""
         with self.lock:
             return list(self._findings)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The history added, thinned out beyond 50,000 records."""
+        with self.lock:
+            return list(self._history)
 
     def parts(self, kind: str) -> list[Part]:
         """What is not on disk; for `LiveStore`."""

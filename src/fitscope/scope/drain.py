@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fitscope.engine.layout import Kept, Layout, Row
+from fitscope.engine.layout import Kept, Layout, Row, to_host
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
 from fitscope.scope.tell import tell
@@ -61,6 +61,17 @@ class _PassEnd:
     """An epoch or evaluation is over."""
 
     phase: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Logs:
+    """What Keras knows of loss and metrics after a step; the values may still be on the device."""
+
+    step: int
+    epoch: int
+    place: int
+    """How many steps of the epoch the averages span."""
+    values: Any
 
 
 class Drain:
@@ -216,6 +227,8 @@ class Drain:
             for stream, event in [h for h in self._held.values() if h[1].phase == work.phase]:
                 del self._held[id(stream)]
                 self._tell_stream(stream, event)
+        elif isinstance(work, Logs):
+            self._guarded(self._log, work)
         elif work is not _STOP:
             self._guarded(self._record, work)
             try:
@@ -266,6 +279,22 @@ class Drain:
         self.writer.append(record)
         names = [layout.sites[i].name for i in fired]
         self._latest[pending.phase] = (names, record.moments, counts)
+
+    def put_logs(self, logs: Logs) -> None:
+        """Keep the loss and metrics of a step."""
+        self._queue.put(logs)
+        self.start()
+
+    def _log(self, logs: Logs) -> None:
+        self.writer.add_history(
+            {
+                "event": "step",
+                "step": logs.step,
+                "epoch": logs.epoch,
+                "place": logs.place,
+                "logs": scalars(logs.values),
+            }
+        )
 
     def _hand_over(self, pending: Pending) -> None:
         """Record the values of a step, and hand them to the streams that want them."""
@@ -338,6 +367,20 @@ class Drain:
             known = self._indices[id(layout)] = (layout, self.writer.add_sites(sites))
             self.writer.add_unseen(layout.unseen)
         return known[1]
+
+
+def scalars(logs: Any) -> dict[str, float]:
+    """The numbers among Keras' logs, by name.
+
+    Args:
+        logs: What a train function or an epoch gives: a dict, numbers or arrays of one.
+    """
+    found: dict[str, float] = {}
+    for name, value in logs.items() if isinstance(logs, dict) else ():
+        number = np.asarray(to_host(value))
+        if number.size == 1 and number.dtype.kind in "fiub":
+            found[str(name)] = float(number.reshape(()))
+    return found
 
 
 def _sparse(counts: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:

@@ -18,8 +18,13 @@ import numpy as np
 from fitscope._version import __version__
 from fitscope.engine import keras_internals
 from fitscope.errors import FitscopeError, RunExistsError, UnsupportedError
+from fitscope.rules.finding import Findings
+from fitscope.rules.registry import RULES, findings
+from fitscope.rules.settings import choose
 from fitscope.run.writer import RunWriter
-from fitscope.scope.conclusion import Conclusion, say
+from fitscope.scope.conclusion import Conclusion, say, warn_before
+from fitscope.scope.drain import scalars
+from fitscope.scope.facts import facts, with_batch
 from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Instruction, Watch, watch
 from fitscope.scope.preview import Preview
@@ -27,11 +32,13 @@ from fitscope.scope.preview import preview as make_preview
 from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.scope.tell import tell
+from fitscope.scope.weights import WeightSample
 from fitscope.select.unseen import Unseen
 from fitscope.values.record import Record
 from fitscope.values.stream import Stream
 
 if TYPE_CHECKING:
+    from fitscope.rules.fit import Fit
     from fitscope.run.reader import Run
 
 
@@ -49,6 +56,9 @@ class Scope(keras.callbacks.Callback):
         budget: the share of training time that watching may take; it decides how many steps are
             observed.
         every: observe every n-th step instead, whatever it costs.
+        rules: which rules look for faults: a dict from a rule's id to `False` (silence it) or its
+            thresholds, rules of your own made by `fs.rule`, or a list of these. They come on top of
+            the nearest `fitscope.toml`.
 
     Raises:
         FitscopeError: an argument is not what is accepted.
@@ -71,6 +81,7 @@ class Scope(keras.callbacks.Callback):
         run: str | os.PathLike[str] | None = None,
         budget: float = 0.02,
         every: int | None = None,
+        rules: Any = None,
     ) -> None:
         super().__init__()
         keras_internals.check()
@@ -83,7 +94,9 @@ class Scope(keras.callbacks.Callback):
         self.runs: list[Run] = []
         """One run for each model this scope has watched, in order."""
         self._session: Session | None = None
-        self._conclusion = Conclusion()
+        self._rules = choose(RULES, rules)
+        self._conclusion = Conclusion(self._rules)
+        self._weights: WeightSample | None = None
         self._fitting = False
         self._last_epoch = -1
         self._epoch_shift = 0
@@ -108,11 +121,9 @@ class Scope(keras.callbacks.Callback):
         return self.run.unseen if self.runs else []
 
     @property
-    def findings(self) -> list[Any]:
-        """What stands out in the run so far, the gravest first."""
-        from fitscope.rules.registry import findings
-
-        return findings(self.run) if self.runs else []
+    def findings(self) -> Findings:
+        """What is wrong with the training so far, the gravest first; printed, it is sentences."""
+        return findings(self.run, self._rules) if self.runs else Findings()
 
     @property
     def cost(self) -> dict[str, float]:
@@ -135,6 +146,11 @@ class Scope(keras.callbacks.Callback):
                 "compile_seconds": 0.0,
             }
         return self._session.cost()
+
+    @property
+    def is_fitting(self) -> bool:
+        """Whether a `fit` has begun and not told that it ended; an interrupted one never does."""
+        return self._fitting
 
     @contextlib.contextmanager
     def attach(self, model: Any) -> Generator[Self]:
@@ -212,6 +228,7 @@ class Scope(keras.callbacks.Callback):
         self._fitting = True
         self._epoch_shift = -1  # decided by the first epoch's number
         self._begin("train")
+        self._examine()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._epoch_shift < 0:
@@ -230,6 +247,14 @@ class Scope(keras.callbacks.Callback):
         # Validation has run by now, and has ended the training pass.
         if self._session is not None:
             self._end_of_epoch(self._session)
+            self._session.writer.add_history(
+                {
+                    "event": "epoch",
+                    "epoch": self._last_epoch,
+                    "step": self._session.steps["train"],
+                    "logs": scalars(dict(logs or {})),
+                }
+            )
 
     def _end_of_epoch(self, session: Session) -> None:
         known = (self.params or {}).get("steps")
@@ -291,7 +316,7 @@ class Scope(keras.callbacks.Callback):
         writer = RunWriter(self._next_path(), config=self._describe(model))
         self.runs.append(writer.run)
         self._last_epoch = -1
-        self._conclusion = Conclusion()
+        self._conclusion = Conclusion(self._rules)
         return Session(model, self._instructions, writer, self._schedule)
 
     def _next_path(self) -> Path | None:
@@ -325,12 +350,50 @@ class Scope(keras.callbacks.Callback):
         if self._session is not None:
             self._session.finish()
 
+    def _examine(self) -> None:
+        """Look at model, settings and data before the first step, and change nothing."""
+        session = self._session
+        if session is None or os.getpid() != session.pid:
+            return
+        self._guarded(self._look, session, None)
+        self._weights = self._guarded(WeightSample, session.model)
+
+    def _look(self, session: Session, fit: Fit | None) -> None:
+        """Let the contract's rules look: at data in batches, when the first passes by."""
+        known = facts(session.model) if fit is None else fit
+        if fit is None and not known.inputs:
+
+            def look_again(batch: Any) -> None:
+                self._guarded(self._look, session, with_batch(known, batch))
+
+            session.on_batch = look_again
+        session.writer.add_history({"event": "fit", **known.summary()})
+        found = self._conclusion.before_training(known, session.writer)
+        if (self.params or {}).get("verbose"):
+            warn_before(found)
+
+    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Nothing that goes wrong here may reach the training."""
+        try:
+            return function(*args)
+        except Exception:
+            tell(
+                "fitscope could not look at the training before its first step; it goes on. The "
+                "cause was:\n" + traceback.format_exc(limit=-6)
+            )
+            return None
+
     def _conclude(self) -> None:
         """Write what was found into the run, and print it where Keras prints, too."""
         session = self._session
         if session is None or os.getpid() != session.pid:
             return
         try:
+            if self._weights is not None:
+                steps = session.steps["train"]
+                moved = self._weights.moved()
+                session.writer.add_history({"event": "end", "step": steps, "weights": moved})
+                self._weights = None
             found = self._conclusion.new_findings(session.writer)
             if (self.params or {}).get("verbose") and session.broken is None:
                 say(found, len(self.unseen), self.cost)

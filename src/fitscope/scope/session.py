@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fitscope.engine import keras_internals
 from fitscope.engine.build import Engine, build
 from fitscope.engine.entry import named
 from fitscope.engine.layout import Row
@@ -22,7 +23,7 @@ from fitscope.errors import (
     UnsupportedError,
 )
 from fitscope.run.writer import RunWriter
-from fitscope.scope.drain import Drain, Pending
+from fitscope.scope.drain import Drain, Logs, Pending
 from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
@@ -92,6 +93,9 @@ class Session:
         self._trained = False
         """Whether an execution was begun, observed or not."""
         self.pid = os.getpid()
+        self.on_batch: Callable[[Any], None] | None = None
+        """Called once with the batch of the next observed training step, where it is in reach."""
+        self._first_batch: Any = None
 
     def schedule(self, phase: str) -> Schedule:
         return self._schedules.setdefault(phase, self._make_schedule())
@@ -198,7 +202,38 @@ class Session:
         except Exception as error:
             self._break(error)
             return plain(*args)
-        return function(*args)
+        if phase == "train" and self.on_batch is not None:
+            args, on_batch, self.on_batch = self._with_first_batch(args), self.on_batch, None
+            if self._first_batch is not None:
+                on_batch(self._first_batch)
+                self._first_batch = None
+        outputs = function(*args)
+        if phase == "train":
+            self._keep_logs(outputs)
+        return outputs
+
+    def _with_first_batch(self, args: Any) -> Any:
+        """Take the batch of this step out of the arguments, and give arguments that still hold it.
+
+        TensorFlow takes its batches inside the compiled function, where they are out of reach.
+        """
+        backend = keras_internals.backend_name()
+        if backend == "torch" and args and isinstance(args[0], (list, tuple)):
+            self._first_batch = args[0][0] if len(args[0]) == 1 else args[0]
+        elif backend == "jax" and len(args) == 2 and hasattr(args[1], "__next__"):
+            state, iterator = args
+            for batch in iterator:
+                self._first_batch = batch
+                return state, itertools.chain([batch], iterator)
+        return args
+
+    def _keep_logs(self, outputs: Any) -> None:
+        """The loss and metrics of the step just observed; read on the drain thread."""
+        logs = outputs[0] if isinstance(outputs, tuple) else outputs  # on JAX the state follows
+        last = self._first - 1
+        if self._emitted and isinstance(logs, dict):
+            place = last - self._base["train"] + 1
+            self.drain.put_logs(Logs(last, self.epoch, place, dict(logs)))
 
     def finish(self) -> None:
         """Write what is waiting; nothing is left on the model and no thread is left running."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fitscope.rules.finding import Finding
     from fitscope.select.unseen import Unseen
 
-_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+_STYLES = {"fault": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 _MOST_NAMES = 4
 _INDENT = "    "
 
@@ -39,12 +39,13 @@ def findings_text(findings: Sequence[Finding], width: int, *, observed: int | No
     text = Text()
     text.append(f"Findings: {len(findings)}", style="bold")
     for finding in findings:
-        text.append("\n")
-        text.append(f"  {finding.severity}", style=_STYLES.get(finding.severity, ""))
-        text.append(f"  {finding.site}  (rule {finding.rule})\n")
-        text.append(paragraph(finding.message, width, _INDENT))
-        if finding.remedy:
-            text.append("\n" + paragraph(f"What to do: {finding.remedy}", width, _INDENT))
+        first, *rest = finding.lines
+        block = paragraph(first, width, _INDENT)
+        text.append("\n  ")
+        text.append(finding.severity, style=_STYLES.get(finding.severity, ""))
+        text.append(block[len(_INDENT) + len(finding.severity) :])
+        for line in rest:
+            text.append("\n" + paragraph(line.strip(), width, _INDENT))
     return text
 
 

@@ -1,0 +1,1 @@
+"""Rules that read a `Fit` before its first step."""

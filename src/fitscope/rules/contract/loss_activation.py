@@ -1,0 +1,88 @@
+"""A loss and an output activation that do not belong together, though each is fine.
+
+Formula: softmax makes the units share one sum, binary cross-entropy judges each unit by itself;
+sigmoid units do not share one, categorical cross-entropy assumes they do. With squared error
+behind softmax or sigmoid the gradient carries the factor p(1 - p), which vanishes for answers that
+are sure and wrong.
+
+Fires on: softmax with binary cross-entropy (fault where targets hold other than one class a row);
+sigmoid with a categorical cross-entropy, or a single unit with one (fault); softmax with a
+regression loss on classes.
+
+Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fitscope.rules.fit import Fit
+from fitscope.rules.rule import Sign, rule
+
+REGRESSION = frozenset(
+    {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh",
+     "mean_absolute_percentage_error", "mean_squared_logarithmic_error"}
+)  # fmt: skip
+
+
+@rule(
+    "loss_activation",
+    "The output's activation and the loss do not belong together.",
+    severity="warning",
+    stage="contract",
+    explains=("loss_flat", "no_better_than_constant", "vanishing_gradients", "metric_flat",
+              "constant_output", "weights_barely_moved", "saturation"),
+    confidence=0.8,
+)  # fmt: skip
+def loss_activation(fit: Fit) -> Iterator[Sign]:
+    """Find pairs of activation and loss that train towards something else."""
+    for output, loss, target in fit.pairs():
+        units, activation = output.units or 0, output.activation
+        evidence = {"activation": activation, "loss": loss.name, "units": units}
+        if units == 1 and loss.name in (
+            "categorical_crossentropy",
+            "categorical_focal_crossentropy",
+        ):
+            yield Sign(
+                output.path,
+                f"{loss.name} is taken of a single unit.",
+                "It divides the unit by itself: the loss is 0 whatever is predicted.",
+                "binary_crossentropy with sigmoid, or one unit for each class.",
+                evidence,
+                severity="fault",
+                confidence=1.0,
+            )
+        if units < 2 or loss.from_logits:
+            continue
+        if activation == "softmax" and loss.name == "binary_crossentropy":
+            several = target.shape == (units,) and not target.is_one_hot
+            yield Sign(
+                output.path,
+                f"a softmax over {units} units is trained with binary_crossentropy.",
+                "The units share one sum, the loss judges each alone: "
+                + ("rows with several labels cannot be met." if several else "metrics mislead."),
+                "sigmoid for labels that may be several, categorical_crossentropy for one of many.",
+                evidence,
+                severity="fault" if several else None,
+            )
+        elif activation == "sigmoid" and "categorical" in loss.name:
+            yield Sign(
+                output.path,
+                f"{units} sigmoid units are trained with {loss.name}.",
+                "Sigmoids do not sum to 1; the loss divides by their sum, which blunts gradients.",
+                "activation='softmax'; for labels that may be several, binary_crossentropy.",
+                evidence,
+            )
+        elif (
+            activation in ("softmax", "sigmoid")
+            and loss.name in REGRESSION
+            and target.classes is not None
+        ):
+            yield Sign(
+                output.path,
+                f"{activation} over {units} classes is trained with {loss.name}.",
+                "Its gradient has the factor p(1 - p): answers sure and wrong hardly learn.",
+                "softmax with categorical_crossentropy (sparse_ for integer labels).",
+                evidence,
+                confidence=None if activation == "softmax" else 0.6,
+            )

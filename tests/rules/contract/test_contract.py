@@ -1,0 +1,238 @@
+"""Each rule of the contract on a training that has the fault, and on its healthy neighbour."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from trainings import array, dense, fit_of
+
+from fitscope.rules.fit import LayerFact, OptimizerFact, OutputFact, constant_answer
+from fitscope.rules.registry import RULES, contract
+
+RANDOM = np.random.default_rng(1)
+ONE_HOT = np.eye(3)[np.arange(120) % 3]
+BINARY = np.arange(120) % 2
+QUANTITY = RANDOM.normal(size=120)
+
+
+def layers(*given):
+    """Layers in a row."""
+    found = [given[0]]
+    for layer in given[1:]:
+        found.append(replace(layer, sources=(found[-1].path,)))
+    return tuple(found)
+
+
+def other(kind, path="other", **fields):
+    return LayerFact(path, kind, **fields)
+
+
+def with_rate(name, rate, **options):
+    return fit_of(optimizer=OptimizerFact(name, rate, options))
+
+
+SORTED = np.sort(np.arange(120) % 3)
+IMAGES = RANDOM.integers(0, 256, (120, 16))
+LEAKING = np.column_stack([RANDOM.normal(size=(120, 3)), BINARY])
+WORDS = RANDOM.integers(0, 10, (120, 6))
+HELD = (
+    (array("validation x", RANDOM.normal(size=(30, 8))),),
+    (array("validation y", [0] * 30),),
+)
+SEEN = RANDOM.normal(size=(120, 8))
+NORM = other("BatchNormalization", "norm", output_shape=(None, 8), sources=("hidden",))
+
+FAULTY = {
+    "data_values": [
+        fit_of(x=np.where(RANDOM.random((120, 4)) < 0.01, np.nan, 1.0)),
+        fit_of(x=np.zeros((120, 4))),
+        fit_of(y=np.ones(120, int)),
+    ],
+    "input_kind": [
+        fit_of(x=RANDOM.random((120, 6)), layers=(other("Embedding", options={"input_dim": 10}),)),
+        fit_of(x=WORDS, layers=(other("Embedding", options={"input_dim": 5}),)),
+        fit_of(x=np.zeros((10, 3, 32, 32)) + RANDOM.random((10, 1, 1, 1)),
+               layers=(other("Conv2D", options={"data_format": "channels_last"}),)),
+    ],
+    "one_unit_softmax": [fit_of(units=1, y=BINARY, loss="binary_crossentropy")],
+    "from_logits": [
+        fit_of(from_logits=True),
+        fit_of("linear"),
+        fit_of("relu"),
+        fit_of("tanh", 1, "binary_crossentropy", y=BINARY),
+        fit_of("relu", from_logits=True),
+    ],
+    "double_activation": [
+        fit_of(outputs=(OutputFact("out", "softmax", (None, 3), None, ("softmax", "softmax")),)),
+        fit_of(outputs=(OutputFact("drop", "softmax", (None, 3), None, ("softmax",), "Dropout"),)),
+    ],
+    "labels_in_range": [fit_of(units=2), fit_of(y=np.arange(120) % 3 + 1), fit_of(y=QUANTITY)],
+    "targets_in_range": [
+        fit_of("sigmoid", 1, "binary_crossentropy"),
+        fit_of("sigmoid", 1, "mean_squared_error", y=QUANTITY),
+        fit_of("relu", 1, "mean_squared_error", y=QUANTITY),
+        fit_of("tanh", 1, "mean_absolute_error", y=10 * QUANTITY),
+        fit_of("linear", 1, "poisson", y=QUANTITY),
+    ],
+    "loss_unit_mismatch": [
+        fit_of("linear", 3, "mean_squared_error", y=QUANTITY[:, None]),
+        fit_of("linear", 1, "mean_squared_error", y=QUANTITY[:, None], output_shape=(None, 5, 1)),
+        fit_of("linear", 1, "mean_squared_error", y=ONE_HOT),
+    ],
+    "loss_activation": [
+        fit_of("softmax", 3, "binary_crossentropy", y=ONE_HOT),
+        fit_of("sigmoid", 3, "categorical_crossentropy", y=ONE_HOT),
+        fit_of("softmax", 3, "mean_squared_error", y=ONE_HOT),
+        fit_of("sigmoid", 3, "mean_squared_error", y=ONE_HOT),
+        fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
+    ],
+    "loss_task": [
+        fit_of("linear", 1, "mean_squared_error"),
+        fit_of("linear", 1, "mean_squared_error", y=BINARY),
+    ],
+    "metric_task": [fit_of("linear", 1, "mean_squared_error", y=QUANTITY)],
+    "frozen_layers": [
+        fit_of(layers=layers(dense("a", (4, 8), trainable=False))),
+        fit_of(layers=layers(dense("a", (4, 8)), dense("out", (8, 3), trainable=False))),
+    ],
+    "initial_weights": [
+        fit_of(layers=layers(dense("a", (4, 8), "relu", values=0.1), dense("out", (8, 3)))),
+        fit_of(layers=layers(dense("a", (4, 8), "relu", values=0.0), dense("out", (8, 3)))),
+        fit_of(layers=layers(*(
+            dense(f"a{i}", (64, 64), values=RANDOM.normal(size=(64, 64))) for i in range(3)))),
+        fit_of(layers=layers(*(
+            dense(f"a{i}", (64, 64), values=RANDOM.normal(size=(64, 64)) * 1e-3)
+            for i in range(3)))),
+    ],
+    "single_class_batches": [
+        fit_of(y=SORTED, shuffle=False),
+        fit_of(y=np.arange(120) % 2 + 1, validation=HELD),
+        fit_of(y=np.minimum(np.arange(120) % 12, 1), validation=HELD),
+    ],
+    "batch_size_one": [fit_of(layers=(dense("hidden", (4, 8)), NORM), batch_size=1),
+                       fit_of(layers=(dense("hidden", (4, 8)), NORM), batch_size=17)],
+    "learning_rate": [
+        with_rate("adam", 1.0),
+        with_rate("adam", 1e-7),
+        with_rate("sgd", 20.0),
+        with_rate("sgd", 0.2, momentum=0.95),
+        with_rate("sgd", 1e-7),
+        with_rate("rmsprop", 0.0),
+    ],
+    "inputs_scaled": [
+        fit_of(x=IMAGES),
+        fit_of(x=RANDOM.normal(size=(120, 4)) * 1e-5),
+        fit_of(x=RANDOM.normal(size=(120, 2)) * [0.01, 9]),
+    ],
+    "targets_scaled": [fit_of("linear", 1, "mean_squared_error", y=QUANTITY * 1e4, metrics=())],
+    "hidden_activation": [
+        fit_of(layers=layers(dense("a", (4, 8)), dense("out", (8, 3), "softmax"))),
+        fit_of(layers=layers(dense("a", (4, 8)), other("Dropout"), dense("out", (8, 3)))),
+        fit_of(layers=layers(dense("a", (4, 8), "softmax"), dense("out", (8, 3), "softmax"))),
+    ],
+    "dropout_rate": [fit_of(layers=(other("Dropout", options={"rate": 0.95}),))],
+    "regularization": [fit_of(layers=(dense("a", (4, 8), regularization=40.0),))],
+    "class_balance": [fit_of("sigmoid", 1, "binary_crossentropy", y=np.arange(120) < 3)],
+    "target_leak": [
+        fit_of("sigmoid", 1, "binary_crossentropy", x=LEAKING, y=BINARY),
+        fit_of(x=SEEN, validation=((array("validation x", SEEN[::3]),), ())),
+    ],
+    "few_steps": [fit_of(steps=1, epochs=5)],
+}  # fmt: skip
+CASES = [(name, i) for name, fits in FAULTY.items() for i in range(len(fits))]
+
+HEALTHY = {
+    "classifier": fit_of(),
+    "logits": fit_of("linear", from_logits=True),
+    "one hot": fit_of("softmax", 3, "categorical_crossentropy", y=ONE_HOT),
+    "binary": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY),
+    "binary column": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY[:, None]),
+    "soft labels": fit_of("sigmoid", 1, "binary_crossentropy", y=RANDOM.random(120)),
+    "several labels": fit_of("sigmoid", 3, "binary_crossentropy",
+                             y=RANDOM.integers(0, 2, (120, 3))),
+    "xor with squared error": fit_of("sigmoid", 1, "mean_squared_error", y=BINARY),
+    "regression": fit_of("linear", 1, "mean_squared_error", y=QUANTITY, metrics=("mae",)),
+    "counts": fit_of("exponential", 1, "poisson", y=np.arange(120) % 50, metrics=()),
+    "autoencoder": fit_of("linear", 4, "mean_squared_error", y=RANDOM.normal(size=(120, 4)),
+                          metrics=()),
+    "sorted, shuffled by keras": fit_of(y=SORTED),
+    "small learning rate": with_rate("adam", 1e-4),
+    "sgd with momentum": with_rate("sgd", 0.01, momentum=0.9),
+    "a large rate on small weights": with_rate("adam", 0.05),
+    "a schedule that warms up": with_rate("adam", 0.0, scheduled=True),
+    "pixels behind a rescaling": fit_of(
+        x=IMAGES, layers=layers(other("Rescaling", "scale"), dense("out", (16, 3), "softmax"))),
+    "zeros before an addition": fit_of(layers=(
+        dense("skip", (4, 4), "relu"), dense("a", (4, 4), values=0.0, sources=("skip",)),
+        other("Add", "sum", sources=("a", "skip")), dense("out", (4, 3), sources=("sum",)))),
+    "a head of zeros": fit_of(
+        layers=layers(dense("a", (4, 8), "relu"), dense("out", (8, 3), values=0.0))),
+    "activation of its own": fit_of(layers=layers(
+        dense("a", (4, 8)), other("BatchNormalization", "n"), other("ReLU", "r", activation="relu"),
+        dense("out", (8, 3), "softmax"))),
+    "heavy dropout": fit_of(layers=(other("Dropout", options={"rate": 0.6}),)),
+    "tokens": fit_of(x=WORDS, layers=(other("Embedding", options={"input_dim": 10}),)),
+    "a step of its own": fit_of("linear", custom_step=True),
+    "frozen base": fit_of(layers=layers(dense("base", (4, 8), "relu", trainable=False),
+                                        dense("out", (8, 3), "softmax"))),
+    "layer of sequences": fit_of("linear", 1, "mean_squared_error",
+                                 y=RANDOM.normal(size=(120, 5, 1)), output_shape=(None, 5, 1),
+                                 metrics=()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_fires_on_the_fault(name, place):
+    found = RULES[name](FAULTY[name][place])
+    assert [f.rule for f in found] == [name]
+    assert found[0].stage == "contract"
+    assert found[0].remedy
+    assert found[0].why
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_says_nothing_of_a_healthy_training(name):
+    assert contract(HEALTHY[name]) == []
+
+
+def test_every_rule_of_the_contract_has_a_case():
+    assert set(FAULTY) == {rule.id for rule in RULES.values() if rule.stage == "contract"}
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_a_finding_is_three_lines_that_a_person_reads_at_once(name, place):
+    for finding in RULES[name](FAULTY[name][place]):
+        assert len(finding.lines) == 3
+        assert max(map(len, finding.lines)) <= 160, finding.lines
+        assert finding.message.endswith(".")
+
+
+def test_an_empty_training_is_silent():
+    assert contract(replace(fit_of(), layers=(), outputs=(), inputs=(), targets=())) == []
+
+
+def test_sorted_by_a_sample_of_many_rows():
+    y = np.sort(np.arange(4000) % 4)
+    few = replace(array("y", y[::10]), rows=4000)
+    fit = fit_of(units=4, shuffle=False, batch_size=64)
+    (found,) = RULES["single_class_batches"](replace(fit, targets=(few,)))
+    assert found.evidence["share_of_batches"] > 0.9
+    mixed = replace(array("y", np.tile(y[::10], 4)[::4]), rows=4000)
+    assert RULES["single_class_batches"](replace(fit, targets=(mixed,))) != [found]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "expected"),
+    [
+        ("mean_squared_error", QUANTITY, QUANTITY.var()),
+        ("mean_absolute_error", QUANTITY, np.abs(QUANTITY - np.median(QUANTITY)).mean()),
+        ("binary_crossentropy", BINARY, np.log(2)),
+        ("categorical_crossentropy", ONE_HOT, np.log(3)),
+        ("sparse_categorical_crossentropy", np.arange(120) % 3, np.log(3)),
+        ("hinge", BINARY, None),
+    ],
+)
+def test_the_loss_of_the_best_constant_answer(loss, y, expected):
+    assert constant_answer(loss, array("y", y)) == pytest.approx(expected)
