@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from fitscope.scope.instructions import watch as watch
     from fitscope.scope.preview import preview as preview
     from fitscope.scope.scope import Scope as Scope
+    from fitscope.scope.stopping import StepStatistics as StepStatistics
+    from fitscope.scope.stopping import StopOn as StopOn
+    from fitscope.scope.stopping import above as above
+    from fitscope.scope.stopping import below as below
+    from fitscope.scope.stopping import non_finite as non_finite
+    from fitscope.scope.stopping import stop_on as stop_on
     from fitscope.statistics.statistic import Statistic as Statistic
     from fitscope.values.batch import BATCH as BATCH
     from fitscope.values.batch import Batch as Batch
@@ -58,6 +64,12 @@ if TYPE_CHECKING:
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
 _HOMES = {
+    "StepStatistics": "fitscope.scope.stopping",
+    "StopOn": "fitscope.scope.stopping",
+    "above": "fitscope.scope.stopping",
+    "below": "fitscope.scope.stopping",
+    "non_finite": "fitscope.scope.stopping",
+    "stop_on": "fitscope.scope.stopping",
     "BATCH": "fitscope.values.batch",
     "Batch": "fitscope.values.batch",
     "rule": "fitscope.rules.rule",
@@ -113,21 +125,27 @@ __all__ = [
     "Sign",
     "Statistic",
     "StatisticError",
+    "StepStatistics",
     "Stop",
+    "StopOn",
     "Stream",
     "UnsupportedError",
     "Watch",
     "__version__",
+    "above",
+    "below",
     "capture",
     "clone_with_taps",
     "extractor",
     "layers",
+    "non_finite",
     "open_run",
     "preview",
     "record",
     "rule",
     "select",
     "stateless_capture",
+    "stop_on",
     "stream",
     "tap",
     "watch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fitscope.engine import keras_internals
@@ -111,7 +111,11 @@ class Plan:
                 continue
             if entry.loop is not None:
                 self.static_unseen.append(in_loop(entry))
-            elif not entry.is_plain_container:
+            elif entry.is_plain_container:
+                # Its output is that of a layer inside, but what it is given is nobody's output.
+                if self.may_match(entry, ports=("input",)):
+                    self.candidates.append(entry)
+            else:
                 self.candidates.append(entry)
                 if self._lacks_preactivation(entry):
                     self.static_unseen.append(without_activation(entry))
@@ -121,12 +125,14 @@ class Plan:
         """Whether tensors, or what the step was given, leave it."""
         return self.batch or any(want.rows is not None for want in self.wants)
 
-    def may_match(self, entry: Entry, *, weights: bool = False) -> bool:
+    def may_match(
+        self, entry: Entry, *, weights: bool = False, ports: Iterable[str] | None = None
+    ) -> bool:
         """Whether a tensor of this layer can match; calls and leaves are known only in a trace."""
         return any(
             want.may_match(entry.site(None, port, (), (), ""))
             for want in self.wants
-            for port in want.ports
+            for port in (want.ports if ports is None else want.ports.intersection(ports))
             if (port in WEIGHT_PORTS) == weights
         )
 
@@ -135,12 +141,7 @@ class Plan:
         layer = entry.target
         if keras_internals.sublayers(layer) or layer.trainable:
             return False
-        ports = ("weight_gradient", "update")
-        return any(
-            port in w.ports and w.may_match(entry.site(None, port, (), (), ""))
-            for w in self.wants
-            for port in ports
-        )
+        return self.may_match(entry, weights=True, ports=("weight_gradient", "update"))
 
     def _lacks_preactivation(self, entry: Entry) -> bool:
         """Whether the value before an activation is wanted of a layer that applies none."""

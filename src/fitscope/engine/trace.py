@@ -314,6 +314,8 @@ class Trace:
         call = self.calls[id(entry.target)]
         self.calls[id(entry.target)] += 1
         ports = self.plan.ports
+        if entry.is_plain_container:
+            ports = ports & {"input"}
         if "input" in ports:
             self._observe(root, entry, call, "input", _inputs(args, kwargs))
         if "preactivation" in ports:

@@ -1,7 +1,8 @@
 """NaN and infinities: where they were first, not everywhere they went.
 
 One NaN reaches every layer after it within a step, so one finding per run names the first step
-and, in it, the first site in the order of the model, and counts the rest. Two things are left
+and, in it, the first site in the order of execution (weights, forward pass, backward pass, update),
+and counts the rest. Two things are left
 alone or lowered: minus infinity on its own in every step, which attention masks do on purpose, and
 single overflows of half-precision gradients, which is how loss scaling finds its scale.
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fitscope.rules.execution import direction, rank
 from fitscope.rules.rule import Sign, rule
 from fitscope.rules.series import Series, series_of
 from fitscope.terminal.numbers import count, percent
@@ -50,20 +52,24 @@ def non_finite(run: Run, *, scaling_share: float = 0.05) -> Iterator[Sign]:
             bad.append((int(np.flatnonzero(wrong)[0]), name, series))
     if not bad:
         return
-    # Sites come in the order of the model, and min() takes the first of equals.
-    place, name, series = min(bad, key=lambda item: int(item[2].steps[item[0]]))
-    step = int(series.steps[place])
-    others = len(bad) - 1
+    first = min(int(found.steps[place]) for place, _, found in bad)
+    at_first = {name: found for place, name, found in bad if int(found.steps[place]) == first}
+    places = {site.name: i for i, site in enumerate(run.sites)}
+    name = min(at_first, key=lambda site: rank(sites[site], places[site]))
+    series = at_first[name]
+    place = int(np.flatnonzero(_wrong(series))[0])
+    step, others = first, len(bad) - 1
     wrong = _wrong(series)
     amounts = {kind: int(series[kind][place]) for kind in ("nan", "posinf", "neginf")}
     yield Sign(
         name,
-        _message(step, place, series, amounts, others),
+        _message(sites[name], step, place, series, amounts, others),
         "NaN spreads to every layer behind it, and with the update into every weight.",
         f"look at what goes into {name} at step {step}: log, sqrt or division of 0; a lower "
         "learning rate.",
         {
             **amounts,
+            "direction": direction(sites[name]),
             "count": int(series["count"][place]),
             "previous_observed_step": int(series.steps[place - 1]) if place else None,
             "observed_steps_with_it": int(wrong.sum()),
@@ -93,11 +99,13 @@ def _scales(site: Site, wrong: np.ndarray, share: float) -> bool:
     return half and site.port in _GRADIENTS and not bool(wrong[-1]) and float(wrong.mean()) <= share
 
 
-def _message(step: int, place: int, series: Series, amounts: dict[str, int], others: int) -> str:
+def _message(
+    site: Site, step: int, place: int, series: Series, amounts: dict[str, int], others: int
+) -> str:
     words = {"nan": "NaN", "posinf": "+infinity", "neginf": "-infinity"}
     held = " and ".join(f"{count(n)} {words[kind]}" for kind, n in amounts.items() if n)
     share = percent(sum(amounts.values()) / max(float(series["count"][place]), 1.0))
-    text = f"held {held} ({share} of its values) in step {step}"
+    text = f"held {held} ({share} of its values) {direction(site)} of step {step}"
     if place:
         text += f", none in step {int(series.steps[place - 1])} before it"
     if others:

@@ -16,6 +16,7 @@ import numpy as np
 from fitscope.engine.layout import Kept, Layout, Row, to_host
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
+from fitscope.scope.stopping import StepStatistics, StopOn
 from fitscope.scope.tell import tell
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -51,6 +52,8 @@ class Pending:
     streams: Sequence[Stream] = ()
     """Which streams want its values."""
     records: Sequence[Record] = ()
+    stops: Sequence[StopOn] = ()
+    """Whose conditions are looked at."""
     """Which of its values are recorded."""
     nbytes: int = 0
     """Bytes of values that wait to be recorded."""
@@ -104,6 +107,8 @@ class Drain:
         self._held: dict[int, tuple[Stream, Event]] = {}
         """By stream, the newest event of a pass whose last one is wanted."""
         self._complained: set[int] = set()
+        self._stopped: set[int] = set()
+        """Conditions that have held."""
         self._queue: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._failed = False
@@ -277,8 +282,43 @@ class Drain:
             ],
         )
         self.writer.append(record)
-        names = [layout.sites[i].name for i in fired]
-        self._latest[pending.phase] = (names, record.moments, counts)
+        sites = [layout.sites[i] for i in fired]
+        self._latest[pending.phase] = ([site.name for site in sites], record.moments, counts)
+        if pending.stops:
+            extra: dict[str, dict[str, float]] = {}
+            places = dict(zip(indices.tolist(), layout.sites, strict=True))
+            for index, name, value in record.extra:
+                extra.setdefault(places[int(index)].name, {})[name] = value
+            self._look(
+                pending.stops,
+                StepStatistics(
+                    pending.step, pending.epoch, pending.phase, sites, record.moments, extra
+                ),
+            )
+
+    def _look(self, stops: Sequence[StopOn], step: StepStatistics) -> None:
+        """End the training when a condition holds; what a condition raises is told once."""
+        for stop in stops:
+            if id(stop) in self._stopped:
+                continue
+            try:
+                reason = stop.reason(step)
+            except Exception:
+                self._complain(
+                    stop,
+                    f"The condition of fs.stop_on failed at {step.phase} step {step.step}; "
+                    "training goes on, and it is looked at again. The first cause was:\n",
+                )
+                continue
+            if reason is not None:
+                self._stopped.add(id(stop))
+                self._stop_training()
+                self.writer.add_history(
+                    {"event": "stop", "step": step.step, "epoch": step.epoch, "reason": reason}
+                )
+                tell(
+                    f"fitscope ends the training because of {step.phase} step {step.step}: {reason}"
+                )
 
     def put_logs(self, logs: Logs) -> None:
         """Keep the loss and metrics of a step."""
@@ -329,13 +369,18 @@ class Drain:
         except Stop:
             self._stop_training()
         except Exception:
-            if id(stream) not in self._complained:
-                self._complained.add(id(stream))
-                tell(
-                    f"The function of fs.stream({stream.selector!r}, ...) failed at {event.phase} "
-                    f"step {event.step}; training goes on, and it is called again. The first cause "
-                    "was:\n" + traceback.format_exc(limit=-6)
-                )
+            self._complain(
+                stream,
+                f"The function of fs.stream({stream.selector!r}, ...) failed at {event.phase} "
+                f"step {event.step}; training goes on, and it is called again. The first cause "
+                "was:\n",
+            )
+
+    def _complain(self, about: object, text: str) -> None:
+        """Tell once of each instruction what went wrong in a function of the user's."""
+        if id(about) not in self._complained:
+            self._complained.add(id(about))
+            tell(text + traceback.format_exc(limit=-6))
 
     def _results(self, statistic: Any, state: Any) -> dict[str, float]:
         """What a user statistic makes of its state; what fails leaves the built-in ones alone."""

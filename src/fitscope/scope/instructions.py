@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Union
 
 from fitscope.errors import SelectionError, StatisticError
+from fitscope.scope.stopping import StopOn
 from fitscope.select.naming import PORTS
 from fitscope.select.selector import Selector
 from fitscope.select.selector import select as as_selector
@@ -16,7 +17,7 @@ from fitscope.values.batch import split
 from fitscope.values.record import Record
 from fitscope.values.stream import Stream
 
-Instruction = Union["Watch", Record, Stream]
+Instruction = Union["Watch", Record, StopOn, Stream]
 """What a scope accepts."""
 
 

@@ -31,6 +31,7 @@ from fitscope.scope.preview import Preview
 from fitscope.scope.preview import preview as make_preview
 from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
+from fitscope.scope.stopping import StopOn
 from fitscope.scope.tell import tell
 from fitscope.scope.weights import WeightSample
 from fitscope.select.unseen import Unseen
@@ -421,10 +422,10 @@ def _check_free(path: Path) -> None:
 
 def _checked(instructions: tuple[Any, ...]) -> tuple[Instruction, ...]:
     for instruction in instructions:
-        if not isinstance(instruction, (Record, Stream, Watch)):
+        if not isinstance(instruction, (Record, StopOn, Stream, Watch)):
             raise FitscopeError(
                 f"Scope({instruction!r}): expected instructions made by fs.watch(...), "
-                "fs.record(...) or fs.stream(...), for example "
+                "fs.record(...), fs.stream(...) or fs.stop_on(...), for example "
                 f"fs.Scope(fs.watch({instruction if isinstance(instruction, str) else '**'!r})). "
                 "The run directory and the other settings are given by name."
             )

@@ -27,6 +27,7 @@ from fitscope.scope.drain import Drain, Logs, Pending
 from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
+from fitscope.scope.stopping import StopOn
 from fitscope.scope.taps import tapped_sites
 from fitscope.scope.tell import tell
 from fitscope.select.nearest import no_match
@@ -74,7 +75,7 @@ class Session:
         """Observed executions among those of `seconds`."""
         self.epoch = 0
         self._instructions = tuple(instructions)
-        self._takers = [i for i in self._instructions if isinstance(i, (Record, Stream))]
+        self._takers = [i for i in self._instructions if isinstance(i, (Record, StopOn, Stream))]
         self._watching = len(self._takers) < len(self._instructions)
         self.pass_steps: dict[str, int | None] = dict.fromkeys(ATTRIBUTES)
         """How many steps an epoch or evaluation has, where it is known beforehand."""
@@ -156,7 +157,7 @@ class Session:
         self._timer = (now, observing)
         return observing
 
-    def _due(self, phase: str, step: int) -> list[Record | Stream]:
+    def _due(self, phase: str, step: int) -> list[Record | StopOn | Stream]:
         """The instructions that want the values of a step."""
         place, length = step - self._base[phase], self.pass_steps[phase]
         return [t for t in self._takers if t.is_due(phase, step, place, length)]
@@ -320,7 +321,8 @@ class Session:
             self.observed_steps[phase] += 1
             streams = [t for t in takers if isinstance(t, Stream)]
             records = [t for t in takers if isinstance(t, Record)]
-            self.drain.put(Pending(row, step, self.epoch, phase, streams, records))
+            stops = [t for t in takers if isinstance(t, StopOn)]
+            self.drain.put(Pending(row, step, self.epoch, phase, streams, records, stops))
 
     def _stop_training(self) -> None:
         self.model.stop_training = True
