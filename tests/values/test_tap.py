@@ -159,3 +159,29 @@ def test_places_of_taps() -> None:
     np.testing.assert_allclose(scope.run.values("loop/name")[0].array, rows * 2)
     if BACKEND != "torch":  # whose loops are Python's
         assert [u.site for u in scope.unseen] == ["loop/inside"]
+
+
+class OwnLoss(keras.Model):
+    """A tap where no layer is called."""
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:  # fmt: skip
+        error = fs.tap(y_pred - y, "error")
+        return ops.mean(error**2)
+
+
+def test_a_tap_in_a_step_of_ones_own() -> None:
+    keras.utils.clear_session(free_memory=False)
+    x = keras.Input((4, 5))
+    model = OwnLoss(x, layers.Dense(1, name="head")(x))
+    model.compile("sgd", jit_compile=BACKEND != "torch")
+    rows, targets = data()
+    scope = fs.Scope(fs.record(["error", "head"]), fs.record("eror"))
+    model.fit(rows, targets + 1, batch_size=8, shuffle=False, verbose=0, callbacks=[scope])
+    expected = scope.run.values("head")[0].array - 1
+    np.testing.assert_allclose(scope.run.values("error")[0].array, expected, rtol=1e-6)
+    (gap,) = scope.unseen
+    assert gap.site == "select('eror')"
+    assert "no fs.tap" in gap.reason

@@ -99,6 +99,8 @@ class Plan:
         self._points: dict[tuple[str, str], Point] = {}
         self._parts: dict[str, Point] = {}
         self._known: dict[Any, tuple[Site, Wanted | None]] = {}
+        self.deferred: list[Any] = []
+        """Selectors that match no layer; whether a tap fits them is known when a step is traced."""
         self.candidates: list[Entry] = []
         self.weight_entries: list[Entry] = []
         self.static_unseen: list[Unseen] = []

@@ -55,7 +55,7 @@ def part_of(site: Site) -> str | None:
 
 
 _running: dict[int, list[Any]] = {}
-"""By thread, the traces that run: the innermost is told of taps."""
+"""By thread, the traces that run; a `capture` inside an observed step is one more."""
 
 
 def tap(x: Any, name: str) -> Any:
@@ -94,9 +94,8 @@ def tap(x: Any, name: str) -> Any:
         )
     if not _running:
         return x
-    traces = _running.get(threading.get_ident())
-    if traces:
-        traces[-1].meet(x, name)
+    for trace in _running.get(threading.get_ident(), ()):
+        trace.meet(x, name)
     return x
 
 

@@ -134,7 +134,13 @@ class Trace:
             for entry in self.plan.candidates
             if not self.calls[id(entry.target)] and entry.path not in self.unseen
         ]
-        if self.plan.batch and not any(part_of(s.site) for r in self.roots for s in r.slots):
+        slots = [slot for root in self.roots for slot in root.slots]
+        missing += [
+            _no_tap(selector)
+            for selector in self.plan.deferred
+            if not any(selector.matches(slot.site) for slot in slots)
+        ]
+        if self.plan.batch and not any(part_of(slot.site) for slot in slots):
             missing.append(_no_prediction())
         return [*self.unseen.values(), *missing]
 
@@ -472,6 +478,14 @@ def _no_floats(site: str, dtype: str) -> Unseen:
         site,
         f"holds {dtype}; statistics are defined for floating-point tensors",
         "watch a layer that turns it into floats, or record the values themselves (fs.record)",
+    )
+
+
+def _no_tap(selector: Any) -> Unseen:
+    return Unseen(
+        repr(selector),
+        "matches no layer, and no fs.tap that the observed step came to",
+        "check the name; scope.preview(model) lists the sites",
     )
 
 

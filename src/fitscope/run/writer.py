@@ -351,6 +351,7 @@ class RunWriter:
             if self._foreign() or self._status not in ("running", self._resting):
                 return
             self._flush_streams()
+            self._values.flush(last=True)
             self._status = self._resting = status
             self._beat_if_due(time.monotonic(), force=True)
 

@@ -28,7 +28,7 @@ from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
 from fitscope.scope.stopping import StopOn
-from fitscope.scope.taps import tapped_sites
+from fitscope.scope.taps import tapped_sites, taps_in_steps
 from fitscope.scope.tell import tell
 from fitscope.select.nearest import no_match
 from fitscope.select.site import Site
@@ -380,8 +380,9 @@ def make_plan(model: Any, instructions: Sequence[Instruction]) -> Plan:
             continue
         if taps is None:
             taps = tapped_sites(model)
-        # Where nothing can be said of taps beforehand, the report of the first step tells.
-        if taps is not None and not any(map(each.selector.may_match, taps)):
+        if taps is None or taps_in_steps(model):
+            plan.deferred.append(each.selector)  # the report of the first step tells
+        elif not any(map(each.selector.may_match, taps)):
             raise no_match(each.selector, [*sites, *taps])
     return plan
 

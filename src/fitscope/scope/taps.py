@@ -14,6 +14,7 @@ from fitscope.engine.trace import Root, Trace
 from fitscope.select.site import Site
 
 _BATCH_SIZE = 2
+_STEPS = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
 
 
 class Shapes:
@@ -59,6 +60,13 @@ def tapped_sites(model: Any) -> list[Site] | None:
     except Exception:
         return None
     return [slot.site for _, found in trace.passes() for slot in found]
+
+
+def taps_in_steps(model: Any) -> bool:
+    """Whether a step of the model's own names tensors, which only the step itself can find."""
+    functions = (getattr(type(model), name, None) for name in _STEPS)
+    codes = (getattr(function, "__code__", None) for function in functions)
+    return any(code is not None and "tap" in code.co_names for code in codes)
 
 
 def _call(model: Any) -> Any:
