@@ -115,11 +115,11 @@ def test_a_script_is_run_with_its_arguments_and_judged(tmp_path: Path) -> None:
 
 
 def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    done = doctor(tmp_path, "--json", "--seconds", "5", "train.py", "1000000", "sigmoid")
+    done = doctor(tmp_path, "--json", "--seconds", "1", "train.py", "1000000", "sigmoid")
     value = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
     assert value["out_of_time"]
-    assert value["observed_steps"] >= 1
+    assert value["observed_steps"] > 0
     assert "trained" not in done.stderr
 
 

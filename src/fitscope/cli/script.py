@@ -49,7 +49,7 @@ def run_script(
         path: The script.
         arguments: Its arguments.
         make_scope: Makes the scope of one `fit`.
-        seconds: The time for training, from the beginning of the first `fit`.
+        seconds: The time for training, from the second step of the first `fit`; the first compiles.
 
     Raises:
         FitscopeError: There is no such script.
@@ -96,12 +96,17 @@ def _observe(
     deadline: list[float] = []
 
     class Clock(keras.callbacks.Callback):
+        begun = 0
+
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            if time.monotonic() > deadline[0]:
+            self.begun += 1
+            # The first step compiles.
+            if self.begun == 2:
+                deadline.append(time.monotonic() + seconds)
+            if deadline and time.monotonic() > deadline[0]:
                 raise Enough
 
     def fit(self: Any, *args: Any, **given: Any) -> Any:
-        deadline.append(time.monotonic() + seconds)
         # `callbacks` is the sixth argument of `fit`.
         places: list[Any] = list(args)
         callbacks = given.pop("callbacks", None)
