@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from fitscope._version import __version__
-from fitscope.cli import demo, show, sites
+from fitscope.cli import demo, show, sites, ui
 from fitscope.cli.exit_codes import INTERRUPTED, OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
 
@@ -23,6 +23,7 @@ examples:
   fitscope demo                   watch a small network train, then see what was found
   fitscope show runs/first        the summary table of a run
   fitscope sites model.keras      where a saved model can be watched
+  fitscope ui                     the runs in runs/, in the browser
 
 exit codes: 0 all went well, 1 a problem (one sentence on the error stream), 2 wrong usage.
 FITSCOPE_DEBUG=1 adds the traceback to an error."""
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fitscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (demo, show, sites):
+    for command in (demo, show, sites, ui):
         command.add_parser(commands)
     return parser
 

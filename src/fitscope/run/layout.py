@@ -9,6 +9,7 @@
         hist/  extra/           the same scheme
         rollup/                 x64-<first>-<last>.parquet, x4096-<first>-<last>.parquet
         findings.jsonl
+        metrics.jsonl           loss and metrics as Keras reported them
 
 `<n>`, `<first>` and `<last>` count the records of a stream from 0, in the order they were
 written. They are not step numbers: a second `fit` may start at step 0 again, and validation
@@ -36,6 +37,7 @@ RUN_FILE = "run.json"
 GRAPH_FILE = "graph.json"
 HEARTBEAT_FILE = "heartbeat.json"
 FINDINGS_FILE = "findings.jsonl"
+METRICS_FILE = "metrics.jsonl"
 # In the order of flushing: a step that shows in `stats` has its histograms on disk too.
 STREAMS: tuple[str, ...] = ("extra", "hist", "stats")
 ROLLUP = "rollup"

@@ -65,6 +65,11 @@ class LiveStore:
         """See `Store`."""
         return self._writer.findings
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """See `Store`."""
+        return self._writer.metrics
+
     def parts(self, kind: str) -> list[Part]:
         """See `Store`."""
         # Under the writer's lock no flush can move rows from memory to disk in between.

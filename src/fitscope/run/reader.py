@@ -93,6 +93,16 @@ class Run:
         return self._store.findings
 
     @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Loss and metrics as Keras reported them, oldest first.
+
+        Each has `step`, `epoch`, `phase` and `values` by name. Phase `"train"` holds what Keras
+        reported after an observed step, a mean over the epoch up to there; phase `"epoch"` what it
+        reported at the end of an epoch, `val_` metrics among it.
+        """
+        return self._store.metrics
+
+    @property
     def user_statistics(self) -> list[str]:
         """Names of the statistics of the user that the run holds, sorted."""
         names = self._read("extra", ["statistic"], Rows()).column("statistic")

@@ -10,6 +10,7 @@ from fitscope.errors import RunError
 from fitscope.run.claim import create_streams
 from fitscope.run.layout import (
     FINDINGS_FILE,
+    METRICS_FILE,
     HEARTBEAT_FILE,
     ROLLUP,
     STREAMS,
@@ -71,7 +72,8 @@ def recover_for_writing(store: DiskStore) -> dict[str, int]:
     try:
         for temporary in _temporaries(store.folder):
             temporary.unlink(missing_ok=True)
-        _cut_findings(store.folder / FINDINGS_FILE)
+        _cut_lines(store.folder / FINDINGS_FILE)
+        _cut_lines(store.folder / METRICS_FILE)
         for kind in STREAMS:
             _recover_stream(kind, store.folder / kind, names)
         _delete_orphans(store.folder)
@@ -110,7 +112,7 @@ def _next_seq(folder: Path) -> int:
     return spans[-1].last + 1 if spans else 0
 
 
-def _cut_findings(path: Path) -> None:
+def _cut_lines(path: Path) -> None:
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from fitscope.run.layout import (
     FORMAT,
     GRAPH_FILE,
     HEARTBEAT_FILE,
+    METRICS_FILE,
     RUN_FILE,
     STREAMS,
     rank_name,
@@ -63,6 +64,11 @@ class Store(Protocol):
     @property
     def findings(self) -> list[dict[str, Any]]:
         """What rules found while the run was written."""
+        ...
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Loss and metrics as Keras reported them."""
         ...
 
     def parts(self, kind: str) -> list[Part]:
@@ -145,12 +151,12 @@ class DiskStore:
     @property
     def findings(self) -> list[dict[str, Any]]:
         """See `Store`."""
-        try:
-            data = (self.folder / FINDINGS_FILE).read_bytes()
-        except FileNotFoundError:
-            return []
-        # What follows the last line break is a line torn by a kill, or one being written.
-        return [json.loads(line) for line in data.split(b"\n")[:-1] if line.strip()]
+        return _lines(self.folder / FINDINGS_FILE)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """See `Store`."""
+        return _lines(self.folder / METRICS_FILE)
 
     def parts(self, kind: str) -> list[Part]:
         """See `Store`."""
@@ -167,6 +173,15 @@ class DiskStore:
             return  # killed before the first site was added
         self._graph_stamp = stamp
         self._sites = SiteTable(Site.from_json(value) for value in self._graph.get("sites", []))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    # What follows the last line break is a line torn by a kill, or one being written.
+    return [json.loads(line) for line in data.split(b"\n")[:-1] if line.strip()]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from fitscope.run.layout import (
     FINDINGS_FILE,
     GRAPH_FILE,
     HEARTBEAT_FILE,
+    METRICS_FILE,
     RUN_FILE,
     STREAMS,
     json_text,
@@ -45,6 +47,7 @@ MEMORY_BYTES = 256 * 2**20
 _SHARES = {"stats": 0.5, "hist": 0.4, "extra": 0.1}
 _HEARTBEAT_SECONDS = 1.0
 _FINDINGS_KEPT = 10_000
+_METRICS_KEPT = 100_000
 
 
 class RunWriter:
@@ -103,6 +106,8 @@ class RunWriter:
         self.graph: Mapping[str, Any] = {}
         self._unseen: dict[tuple[str, str], Unseen] = {}
         self._findings: list[dict[str, Any]] = []
+        self._metrics: deque[dict[str, Any]] = deque(maxlen=_METRICS_KEPT)
+        self._metrics_waiting: list[str] = []
         self._status = "running"
         self._resting: str | None = None
         self._last_step = -1
@@ -167,6 +172,7 @@ class RunWriter:
         self.graph = store.graph
         self._unseen = {(gap.site, gap.reason): gap for gap in store.unseen}
         self._findings = store.findings
+        self._metrics.extend(store.metrics)
         self._last_step = int((store.heartbeat or {}).get("last_step", -1))
         self._start(next_seqs, memory_bytes)
         try:
@@ -235,6 +241,23 @@ class RunWriter:
                     file.write((json_text(finding) + "\n").encode())
             except OSError as error:
                 self._on_problem(error, "write a finding")
+
+    def add_metrics(
+        self, step: int, epoch: int, phase: str, values: Mapping[str, float]
+    ) -> None:
+        """Add loss and metrics as Keras reported them.
+
+        Args:
+            step: The step after which they were reported.
+            epoch: The epoch.
+            phase: `"train"`, or `"epoch"` for what Keras reports at the end of an epoch.
+            values: Numbers by name.
+        """
+        record = {"step": step, "epoch": epoch, "phase": phase, "values": dict(values)}
+        with self.lock:
+            self._metrics.append(record)
+            if self._folder is not None and not self._foreign():
+                self._metrics_waiting.append(json_text(record) + "\n")
 
     def append(self, record: StepRecord) -> None:
         """Add one observed step; its arrays are copied.
@@ -309,6 +332,7 @@ class RunWriter:
         with self.lock:
             if self._foreign() or self._status not in ("running", self._resting):
                 return
+            self._flush_metrics()
             for stream in self._streams.values():
                 stream.close()
             self._status, self._resting = status, None
@@ -341,6 +365,12 @@ class RunWriter:
         """The findings added, at most the newest 10,000."""
         with self.lock:
             return list(self._findings)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The loss and metrics added, at most the newest 100,000."""
+        with self.lock:
+            return list(self._metrics)
 
     def parts(self, kind: str) -> list[Part]:
         """What is not on disk; for `LiveStore`."""
@@ -380,7 +410,19 @@ class RunWriter:
             self._flush_streams()
             self._beat_if_due(now)
 
+    def _flush_metrics(self) -> None:
+        if not self._metrics_waiting or self._folder is None or self._foreign():
+            return
+        try:
+            with open(self._folder / METRICS_FILE, "ab", buffering=0) as file:
+                file.write("".join(self._metrics_waiting).encode())
+            self._metrics_waiting.clear()
+        except OSError as error:
+            del self._metrics_waiting[:-_METRICS_KEPT]
+            self._on_problem(error, "write the metrics")
+
     def _flush_streams(self) -> None:
+        self._flush_metrics()
         for stream in self._streams.values():
             stream.flush()
 

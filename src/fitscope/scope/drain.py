@@ -8,12 +8,12 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fitscope.engine.layout import Layout, Row
+from fitscope.engine.layout import Layout, Row, to_host
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
 from fitscope.scope.tell import tell
@@ -51,6 +51,16 @@ class _PassEnd:
     """An epoch or evaluation is over."""
 
     phase: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """Loss and metrics as Keras reported them, perhaps still on the device."""
+
+    step: int
+    epoch: int
+    phase: str
+    logs: Mapping[str, Any]
 
 
 class Drain:
@@ -117,6 +127,21 @@ class Drain:
         self._queue.put(_PassEnd(phase))
         self.start()
 
+    def report(self, step: int, epoch: int, phase: str, outputs: Any) -> None:
+        """Take the loss and metrics of what a step, or an epoch, reported.
+
+        Args:
+            step: the step after which it was reported.
+            epoch: the epoch.
+            phase: `"train"`, or `"epoch"` at the end of one.
+            outputs: what the train function returned, or the logs of an epoch.
+        """
+        # On JAX the train function returns the logs and the new state.
+        logs = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
+        if isinstance(logs, Mapping) and logs:
+            self._queue.put(_Report(step, epoch, phase, logs))
+            self.start()
+
     def beat(self) -> None:
         """Let other processes see that the run is alive; cheap enough for every step."""
         now = time.monotonic()
@@ -160,6 +185,8 @@ class Drain:
             for stream, event in [h for h in self._held.values() if h[1].phase == work.phase]:
                 del self._held[id(stream)]
                 self._tell_stream(stream, event)
+        elif isinstance(work, _Report):
+            self._guarded(self._report, work)
         elif work is not _STOP:
             self._guarded(self._record, work)
             try:
@@ -207,6 +234,15 @@ class Drain:
         self.writer.append(record)
         names = [layout.sites[i].name for i in fired]
         self._latest[pending.phase] = (names, record.moments, counts)
+
+    def _report(self, report: _Report) -> None:
+        values: dict[str, float] = {}
+        for name, value in report.logs.items():
+            number = np.asarray(to_host(value))
+            if number.size == 1 and number.dtype.kind in "fiub":
+                values[str(name)] = float(number.reshape(()))
+        if values:
+            self.writer.add_metrics(report.step, report.epoch, report.phase, values)
 
     def _stream(self, pending: Pending) -> None:
         """Hand the values of a step to the streams that want them."""

@@ -225,8 +225,13 @@ class Scope(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         # Validation has run by now, and has ended the training pass.
-        if self._session is not None:
-            self._end_of_epoch(self._session)
+        session = self._session
+        if session is None:
+            return
+        self._end_of_epoch(session)
+        if session.broken is None and os.getpid() == session.pid:
+            last = max(session.steps["train"] - 1, 0)
+            session.drain.report(last, self._last_epoch, "epoch", dict(logs or {}))
 
     def _end_of_epoch(self, session: Session) -> None:
         known = (self.params or {}).get("steps")

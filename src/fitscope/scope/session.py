@@ -189,7 +189,10 @@ class Session:
         except Exception as error:
             self._break(error)
             return plain(*args)
-        return function(*args)
+        outputs = function(*args)
+        if phase == "train" and self._emitted:
+            self.drain.report(self._first - 1, self.epoch, phase, outputs)
+        return outputs
 
     def finish(self) -> None:
         """Write what is waiting; nothing is left on the model and no thread is left running."""
