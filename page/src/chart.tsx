@@ -24,6 +24,8 @@ interface Props {
   share?: boolean;
   left?: number;
   label: string;
+  /** Whether another chart below has the steps. */
+  bare?: boolean;
   marks?: { step: number; colour: string }[];
   onWindow?: (window: [number, number] | null) => void;
 }
@@ -72,7 +74,7 @@ export function Chart(props: Props) {
 }
 
 function options(latest: { current: Props }, width: number): uPlot.Options {
-  const { curves, height, log, share, left } = latest.current;
+  const { curves, height, log, share, left, bare } = latest.current;
   const ink = css("--dim");
   const font = `11px ${css("--font")}`;
   const grid = { stroke: css("--line"), width: 1 };
@@ -115,7 +117,7 @@ function options(latest: { current: Props }, width: number): uPlot.Options {
       y: { distr: log ? 3 : 1, range: range as uPlot.Scale.Range },
     },
     axes: [
-      { stroke: ink, font, grid, ticks: grid, size: 28, values: (_, at) => at.map((v) => (Number.isInteger(v) ? whole(v) : "")) },
+      { stroke: ink, font, grid, ticks: grid, size: bare ? 6 : 28, values: (_, at) => at.map((v) => (!bare && Number.isInteger(v) ? whole(v) : "")) },
       {
         stroke: ink,
         font,

@@ -148,7 +148,7 @@ export function ModelView(props: Props) {
                   {node.inside ? ` (+${node.inside})` : ""}
                 </text>
                 <text x="20" y="31" class="small">
-                  {cut(what, node.width)}
+                  {cut(value === undefined || !answer ? node.class : `${node.class} ${shownNumber(value, answer.kind)}`, node.width)}
                 </text>
               </g>
             );

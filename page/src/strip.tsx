@@ -199,16 +199,17 @@ function Loss(props: PanelProps & { window: [number, number] }) {
   const values = curves[0].value.filter((v): v is number => v !== null && v > 0);
   const log = values.length > 1 && Math.max(...values) / Math.min(...values) > 50;
   return (
-    <div class="loss">
+    <div class="loss" style={{ "--gutter": `${props.gutter}px` }}>
       <Chart
         curves={curves}
         window={props.window}
-        height={110}
+        height={96}
         theme={props.theme}
         left={props.gutter}
         log={log}
         marks={marks}
-        label="Loss over steps"
+        bare
+        label="Loss over steps, as Keras reported it"
         onWindow={(next) => props.go({ first: next?.[0], last: next?.[1] }, true)}
       />
       {broken !== undefined && <p class="why error">■ The loss is not finite from step {broken} on.</p>}

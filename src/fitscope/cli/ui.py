@@ -65,6 +65,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--no-browser", action="store_true", help="print the link and open no browser"
     )
+    parser.add_argument("--beside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--end-with-stdin", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         open_browser=not arguments.no_browser,
         run=arguments.open,
         end_with_stdin=arguments.end_with_stdin,
+        beside=arguments.beside,
     )
     return OK
 

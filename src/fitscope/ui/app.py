@@ -32,19 +32,16 @@ def is_built() -> bool:
     return (STATIC / "index.html").is_file()
 
 
-def make_app(roots: Sequence[Path], *, token: str, hosts: Sequence[str], port: int) -> ASGIApp:
+def make_app(roots: Roots, *, token: str, hosts: Sequence[str], port: int) -> ASGIApp:
     """The application, guarded.
 
     Args:
-        roots: Folders with runs.
+        roots: Where runs may lie.
         token: The secret of this server.
         hosts: What `Host` may say, with port.
         port: The port.
-
-    Raises:
-        RunError: A root is not there.
     """
-    api = Api(OpenRuns(Roots(roots)))
+    api = Api(OpenRuns(roots))
     routes: list[Route | Mount] = [*api.routes(), Route("/", _index)]
     if is_built():
         routes.append(Mount("/assets", StaticFiles(directory=STATIC)))

@@ -189,7 +189,8 @@ def shown(columns: Columns, mode: str, *, by_ratio: bool) -> Grid:
             tiny = 1e-45
             low, mean, high = (np.log(np.maximum(np.abs(x), tiny)) for x in (low, mean, high))
         middle = _median(mean)[:, None]
-        usual = _median(high - low)[:, None]
+        # Of one or two columns none tells what is usual in the others.
+        usual = _median(high - low)[:, None] if high.shape[1] > 2 else 0.0
         above, below = high - middle, middle - low
         limit = STANDS_OUT * usual
         result = columns.mean.copy()

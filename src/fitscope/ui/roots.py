@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +39,14 @@ class Roots:
 
     Args:
         paths: Folders with runs, or run directories themselves.
+        beside: Whether runs that a scope puts beside a path, `first-2` beside `first`, belong to
+            it.
 
     Raises:
         RunError: One is a file, or is not there.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, beside: bool = False) -> None:
         for path in paths:
             if not path.exists():
                 raise RunError(
@@ -52,11 +56,12 @@ class Roots:
             if not path.is_dir():
                 raise RunError(f"{path} is a file; a run, or a folder of runs, is a directory.")
         self.paths = [path.resolve() for path in paths]
+        self._beside = beside
 
     def runs(self) -> list[Found]:
         """The runs there now, by name."""
         found: dict[str, Found] = {}
-        for number, root in enumerate(self.paths):
+        for number, root in enumerate(self._all()):
             for path in _below(root):
                 inside = path.relative_to(root).as_posix()
                 name = root.name if inside == "." else inside
@@ -64,6 +69,17 @@ class Roots:
                     name = f"{root.name}/{name}" if inside != "." else f"{name} ({number + 1})"
                 found.setdefault(name, Found(name, path))
         return sorted(found.values(), key=lambda run: run.name)
+
+    def _all(self) -> list[Path]:
+        if not self._beside:
+            return self.paths
+        found: list[Path] = []
+        for path in self.paths:
+            more = re.compile(re.escape(path.name) + r"-\d+")
+            with contextlib.suppress(OSError):
+                entries = [e for e in os.scandir(path.parent) if e.is_dir(follow_symlinks=False)]
+                found += sorted(path.parent / e.name for e in entries if more.fullmatch(e.name))
+        return [*self.paths, *found]
 
     def find(self, name: str) -> Found:
         """The run of that name.

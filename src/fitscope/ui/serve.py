@@ -34,6 +34,7 @@ def serve(
     open_browser: bool = False,
     run: str | None = None,
     end_with_stdin: bool = False,
+    beside: bool = False,
 ) -> None:
     """Serve the page until interrupted.
 
@@ -47,6 +48,7 @@ def serve(
         run: The run that the link opens.
         end_with_stdin: Whether to end when the standard input does: with the process that started
             this one.
+        beside: See `Roots`.
 
     Raises:
         PageError: The page is not built, a package is missing, or the address is not allowed.
@@ -57,6 +59,7 @@ def serve(
         import uvicorn
 
         from fitscope.ui.app import NOT_BUILT, is_built, make_app
+        from fitscope.ui.roots import Roots
     except ImportError as error:
         raise PageError(
             f"The page needs starlette and uvicorn, and {error.name} is not installed. Install "
@@ -64,16 +67,18 @@ def serve(
         ) from error
     if not is_built():
         raise PageError(NOT_BUILT)
+    found = Roots(roots, beside=beside)
     listening = _listen(host, port)
     number = int(listening.getsockname()[1])
-    app = make_app(roots, token=token, hosts=_hosts(host, number, names), port=number)
+    app = make_app(found, token=token, hosts=_hosts(host, number, names), port=number)
     link = _link(host, number, token, run)
     print(f"fitscope page: {link}", flush=True)
     if sys.stdout.isatty():
         print("The link holds a token; Ctrl-C ends the page.", flush=True)
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        # Nobody reads what a page that was started by a training says.
+        log_level="critical" if end_with_stdin else "warning",
         access_log=False,
         server_header=False,
         lifespan="off",
@@ -86,6 +91,8 @@ def serve(
         threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
     try:
         server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is how a page ends
     finally:
         listening.close()
 
@@ -125,6 +132,8 @@ def _listen(host: str, port: int | None) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, number))
+            # Before the link is printed: whoever reads it may come at once.
+            listening.listen(128)
         except OSError as error:
             listening.close()
             problem = error
