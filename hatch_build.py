@@ -42,7 +42,9 @@ def is_fresh(source: Path, built: Path) -> bool:
     index = built / "index.html"
     if not index.is_file():
         return False
-    made_of = [path for path in source.rglob("*") if path.is_file() and "node_modules" not in path.parts]
+    made_of = [
+        path for path in source.rglob("*") if path.is_file() and "node_modules" not in path.parts
+    ]
     return index.stat().st_mtime >= max(path.stat().st_mtime for path in made_of)
 
 

@@ -126,6 +126,8 @@ export interface Finding {
 export interface Findings {
   findings: Finding[];
   complete: boolean;
+  /** Whether they are of the run as it is; else they are worth asking for again. */
+  fresh: boolean;
   note: string;
 }
 

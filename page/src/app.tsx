@@ -161,10 +161,18 @@ function Shown(props: ShownProps) {
 }
 
 function useFindings(detail: RunDetail | undefined, version: string) {
-  return useAnswer<Findings>(
+  const [again, setAgain] = useState(0);
+  const found = useAnswer<Findings>(
     detail ? (signal) => getJson("findings", { run: detail.name }, signal) : null,
-    [detail?.name, version],
+    [detail?.name, version, again],
   );
+  // The server looks for findings now and then, not at each change of the run.
+  useEffect(() => {
+    if (!found.answer || found.answer.fresh) return;
+    const timer = setTimeout(() => setAgain((now) => now + 1), 2000);
+    return () => clearTimeout(timer);
+  }, [found.answer]);
+  return found;
 }
 
 /** What a run is that holds little or nothing, or lost something. */

@@ -56,9 +56,10 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
 
 export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean }) {
   const { finding, go } = props;
+  const Heading = props.linked ? "h2" : "h3";
   return (
     <article class={`finding ${finding.severity}`}>
-      <h3>
+      <Heading>
         <span class={`sign ${finding.severity}`}>
           {SIGNS[finding.severity]} {finding.severity}
         </span>{" "}
@@ -71,7 +72,7 @@ export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean 
             </button>
           </>
         )}
-      </h3>
+      </Heading>
       <p>{finding.message}</p>
       <p class="dim">
         From step {whole(finding.first_step)}

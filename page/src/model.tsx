@@ -129,8 +129,7 @@ export function ModelView(props: Props) {
                 class={`node ${found?.severity ?? ""} ${node.inside ? "folded" : ""}`}
                 transform={`translate(${node.x - node.width / 2} ${node.y - node.height / 2})`}
                 role="button"
-                tabIndex={0}
-                aria-label={words.filter(Boolean).join(", ")}
+                tabindex={0}
                 onClick={() => press(node)}
                 onKeyDown={(e) => {
                   if (e.key === "Enter" || e.key === " ") {
@@ -139,15 +138,15 @@ export function ModelView(props: Props) {
                   }
                 }}
               >
-                <title>{words.filter(Boolean).join("\n")}</title>
+                <title>{words.filter(Boolean).join(", ")}</title>
                 <rect width={node.width} height={node.height} rx="7" />
                 {fill && <rect class="value" x="5" y="6" width="9" height={node.height - 12} rx="3" style={{ fill }} />}
-                <text x="20" y="16">
+                <text x="20" y="16" aria-hidden="true">
                   {found ? `${SIGNS[found.severity]} ` : ""}
                   {cut(node.label, node.width)}
                   {node.inside ? ` (+${node.inside})` : ""}
                 </text>
-                <text x="20" y="31" class="small">
+                <text x="20" y="31" class="small" aria-hidden="true">
                   {cut(value === undefined || !answer ? node.class : `${node.class} ${shownNumber(value, answer.kind)}`, node.width)}
                 </text>
               </g>

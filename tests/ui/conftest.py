@@ -20,7 +20,12 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "well", sick=None, every=5)
     write(folder / "nan", sick=None, nan_from=150)
     write(folder / "evil", names=("a", EVIL), sick=EVIL, steps=60)
-    write(folder / "big", names=tuple(f"b{i // 10}/layer_{i}" for i in range(500)), sick=None, steps=40)
+    write(
+        folder / "big",
+        names=tuple(f"b{i // 10}/layer_{i}" for i in range(500)),
+        sick=None,
+        steps=40,
+    )
     write(folder / "empty", steps=0)
     write(folder / "killed", steps=60, close=False)
     beat = folder / "killed" / "rank=00000" / "heartbeat.json"

@@ -21,9 +21,7 @@ SPIKE = (1, 117)
 
 
 def site(name: str, layer_class: str = "Dense") -> Site:
-    return Site.of(
-        SiteName(name), layer_class=layer_class, shape=(32, 16), activation="relu"
-    )
+    return Site.of(SiteName(name), layer_class=layer_class, shape=(32, 16), activation="relu")
 
 
 def row(rng: np.random.Generator, *, dead: float = 0.0, scale: float = 1.0) -> np.ndarray:

@@ -242,9 +242,7 @@ class RunWriter:
             except OSError as error:
                 self._on_problem(error, "write a finding")
 
-    def add_metrics(
-        self, step: int, epoch: int, phase: str, values: Mapping[str, float]
-    ) -> None:
+    def add_metrics(self, step: int, epoch: int, phase: str, values: Mapping[str, float]) -> None:
         """Add loss and metrics as Keras reported them.
 
         Args:

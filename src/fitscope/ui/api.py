@@ -210,9 +210,7 @@ class Api:
             version = opened.version()
             rows = sum(phase["rows"] for phase in extents(opened.source).values())
         latest = opened.findings.latest(version, rows)
-        return _json(
-            {"findings": latest.found, "complete": latest.complete, "note": latest.note}
-        )
+        return _json({"findings": latest.found, "complete": latest.complete, "note": latest.note})
 
     def metrics(self, request: Request) -> Response:
         """Loss and metrics over time, as Keras reported them."""

@@ -57,9 +57,7 @@ class Page:
         return f"<Page {self.url}>" if self.is_open else "<Page, closed>"
 
 
-def show(
-    roots: Sequence[Path], *, beside: bool = False, open_browser: bool = True
-) -> Page:
+def show(roots: Sequence[Path], *, beside: bool = False, open_browser: bool = True) -> Page:
     """Serve a page over some folders until this process ends.
 
     Args:

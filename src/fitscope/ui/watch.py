@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fitscope.rules.finding import Finding, by_severity
@@ -29,11 +29,13 @@ class Findings:
         found: The findings as JSON objects, the gravest first.
         complete: Whether the rules were run over the run as it is in the page.
         note: What is left to say.
+        fresh: Whether they are of the run as it is now, and not of a moment ago.
     """
 
     found: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = True
     note: str = ""
+    fresh: bool = True
 
 
 class FindingsWatch:
@@ -58,8 +60,10 @@ class FindingsWatch:
             rows: How many statistics the run holds.
         """
         with self._lock:
-            if version == self._version or time.monotonic() < self._next:
+            if version == self._version:
                 return self._latest
+            if time.monotonic() < self._next:
+                return replace(self._latest, fresh=False)
             began = time.monotonic()
             self._latest = self._compute(rows)
             took = time.monotonic() - began
