@@ -18,6 +18,7 @@ const BY_RULE: Record<string, string> = {
 };
 const USUAL = ["rms", "mean", "std", "absmax", "dead_fraction", "zero_fraction", "saturated_fraction", "nonfinite_fraction"];
 const NARROW = 620;
+const LARGE = 3_000_000; // statistics from which on a run is opened coarsely first
 
 /** The statistic that shows the gravest finding, until the user chooses one. */
 export function defaultStatistic(findings: Findings | undefined): string {
@@ -90,25 +91,31 @@ export function StripPanel(props: PanelProps) {
   const columns = useColumns(holder, props.gutter);
   const extent = detail.phases[phase];
   const known = Boolean(extent) && order.length > 0;
-  const { answer, problem } = useAnswer<Picture>(
+  const params = {
+    run: detail.name,
+    statistic: stat,
+    phase,
+    first: range[0],
+    last: range[1],
+    columns,
+    mode: view.mode,
+    sites: order.length === detail.sites.length ? undefined : asked,
+  };
+  // Of a long run a coarse picture stands at once, with every extreme in it; the fine one follows.
+  const [coarse, setCoarse] = useState<Picture>();
+  const seen = useRef("");
+  const { answer: fine, problem } = useAnswer<Picture>(
     known && columns
-      ? (signal) =>
-          getPicture(
-            {
-              run: detail.name,
-              statistic: stat,
-              phase,
-              first: range[0],
-              last: range[1],
-              columns,
-              mode: view.mode,
-              sites: order.length === detail.sites.length ? undefined : asked,
-            },
-            signal,
-          )
+      ? async (signal) => {
+          const what = `${detail.name}|${stat}|${phase}`;
+          if (seen.current !== what && extent.rows > LARGE) setCoarse(await getPicture({ ...params, quick: 1 }, signal));
+          seen.current = what;
+          return getPicture(params, signal);
+        }
       : null,
     [detail.name, stat, phase, range[0], range[1], columns, view.mode, asked, props.version, known],
   );
+  const answer = fine?.statistic === stat ? fine : coarse;
   const picture = answer?.statistic === stat ? answer : undefined;
 
   const key = `${stat}|${phase}|${view.mode ?? ""}`;

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
@@ -45,8 +44,8 @@ def make_app(roots: Roots, *, token: str, hosts: Sequence[str], port: int) -> AS
     routes: list[Route | Mount] = [*api.routes(), Route("/", _index)]
     if is_built():
         routes.append(Mount("/assets", StaticFiles(directory=STATIC)))
-    app = GZipMiddleware(Starlette(routes=routes), minimum_size=2000, compresslevel=1)
-    return Guard(app, token=token, hosts=hosts, port=port)
+    # Nothing is compressed: within one machine that would only take time.
+    return Guard(Starlette(routes=routes), token=token, hosts=hosts, port=port)
 
 
 def _index(_request: Request) -> Response:

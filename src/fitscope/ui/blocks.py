@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from fitscope.run.layout import ROLLUP, rollup_name
 from fitscope.run.parts import Part, Rows, SegmentPart
 from fitscope.run.query import moments_of
 from fitscope.run.rollup import LEVELS, rollup_columns
+from fitscope.run.schema import PHASE_CODES, phase_codes
 from fitscope.run.statistic_names import compute, needed
 
-FINE = LEVELS[0]
+FINE, COARSE = LEVELS
 
 
 @dataclass(slots=True, eq=False)
@@ -92,24 +94,34 @@ def joined(parts: Sequence[Blocks]) -> Blocks:
     return Blocks(*columns)
 
 
-def read_fine(part: SegmentPart, statistic: str, phase: int) -> Blocks | None:
-    """The rollup beside a segment; None where there is none.
+def read_fine(part: SegmentPart, statistic: str) -> dict[int, Blocks] | None:
+    """The rollup beside a segment, by phase; None where there is none."""
+    return read_rollup(part.path.parent.parent / ROLLUP / rollup_name(FINE, part.span), statistic)
 
-    Raises:
-        FileNotFoundError: The segment was merged away meanwhile.
-    """
-    path = part.path.parent.parent / ROLLUP / rollup_name(FINE, part.span)
+
+def read_rollup(path: Path, statistic: str) -> dict[int, Blocks] | None:
+    """A rollup file, by phase; None where there is none."""
     names = [f"{statistic}.{reduction}" for reduction in ("min", "mean", "max")]
-    wanted = ["site", "phase", "step", "last_step", "rows", *names]
+    wanted = ["site", "step", "last_step", "rows", *names]
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=wanted, use_threads=False)
+        # Many small reads: read-ahead and threads cost more than they bring.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            only = _only_phase(file.metadata)
+            asked = wanted if only is not None else [*wanted, "phase"]
+            table = file.read(columns=asked, use_threads=False)
     except FileNotFoundError:
         return None
     columns = rollup_columns(table, wanted)
-    kept: Any = columns["phase"] == phase
-    if kept.all():
-        kept = slice(None)
+    if only is not None:
+        return {only: _blocks(columns, names, slice(None))}
+    codes = phase_codes(table)
+    return {
+        int(phase): _blocks(columns, names, np.flatnonzero(codes == phase))
+        for phase in np.unique(codes)
+    }
+
+
+def _blocks(columns: dict[str, NDArray[Any]], names: Sequence[str], kept: Any) -> Blocks:
     low, mean, high = (columns[name][kept].astype(np.float64, copy=False) for name in names)
     return Blocks(
         columns["site"][kept].astype(np.int32, copy=False),
@@ -120,6 +132,18 @@ def read_fine(part: SegmentPart, statistic: str, phase: int) -> Blocks | None:
         mean,
         high,
     )
+
+
+def _only_phase(metadata: pq.FileMetaData) -> int | None:
+    """The phase of a file that holds one, as its own statistics tell."""
+    column = metadata.schema.names.index("phase")
+    found: set[Any] = set()
+    for group in range(metadata.num_row_groups):
+        told = metadata.row_group(group).column(column).statistics
+        if told is None or not told.has_min_max or told.min != told.max:
+            return None
+        found.add(told.min)
+    return PHASE_CODES.get(str(found.pop())) if len(found) == 1 else None
 
 
 def read_exact(part: Part, statistic: str, phase: int, sites: Any = None) -> Blocks:

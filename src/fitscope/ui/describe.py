@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from fitscope.errors import FitscopeError
 from fitscope.run.layout import HEARTBEAT_FILE, rank_name, read_json
 from fitscope.run.liveness import status_of
@@ -16,6 +18,7 @@ from fitscope.statistics.descriptions import (
     DERIVED_DESCRIPTIONS,
     HISTOGRAM_DESCRIPTIONS,
 )
+from fitscope.ui.dense import Dense
 from fitscope.ui.roots import Found
 from fitscope.ui.source import Source
 
@@ -114,16 +117,16 @@ def extents(source: Source) -> dict[str, dict[str, int]]:
     """First and last observed step of each phase, and observations of the site that has most."""
     found: dict[str, dict[str, int]] = {}
     for phase in PHASES:
-        blocks = source.overview("rms", phase)
+        blocks = source.quick("rms", phase)
         if not len(blocks):
             continue
-        site = int(blocks.site[0])
-        found[phase] = {
-            "first": int(blocks.first.min()),
-            "last": int(blocks.last.max()),
-            "observed": int(blocks.rows[blocks.site == site].sum()),
-            "rows": int(blocks.rows.sum()),
-        }
+        total = int(blocks.rows.sum())
+        if isinstance(blocks, Dense):
+            observed, total = total, total * len(blocks.sites)
+        else:
+            observed = int(np.bincount(blocks.site, blocks.rows).max())
+        first, last = int(blocks.first.min()), int(blocks.last.max())
+        found[phase] = {"first": first, "last": last, "observed": observed, "rows": total}
     return found
 
 

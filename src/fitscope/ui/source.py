@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from numpy.typing import NDArray
 
 from fitscope.errors import FitscopeError, StatisticError
 from fitscope.run.histograms import SparseRows
-from fitscope.run.layout import RUN_FILE
+from fitscope.run.layout import ROLLUP, RUN_FILE, Span, list_rollups, rollup_name
 from fitscope.run.parts import BatchesPart, Part, Rows, SegmentPart
 from fitscope.run.reader import Run
 from fitscope.run.record import PHASES
 from fitscope.run.statistic_names import COLUMN_STATISTICS
 from fitscope.run.store import DiskStore
 from fitscope.statistics.descriptions import ALL, HISTOGRAM_DESCRIPTIONS
-from fitscope.ui.blocks import Blocks, joined, read_exact, read_fine, single
+from fitscope.ui.blocks import COARSE, Blocks, read_exact, read_fine, read_rollup, single
 from fitscope.ui.cache import ByteCache
+from fitscope.ui.dense import Dense, densified, together
+from fitscope.ui.sealed import Pieces, Sealed, steps_covered
 
 EXACT_ROWS = 700_000
 """Observations up to which a picture is made of single ones and not of rollups."""
@@ -61,7 +64,7 @@ class Source:
         phase: str,
         steps: tuple[int, int] | None = None,
         sites: NDArray[np.int64] | None = None,
-    ) -> Blocks:
+    ) -> Dense | Blocks:
         """Blocks that cover some steps: single observations where these are few, else rollups.
 
         Args:
@@ -75,86 +78,111 @@ class Source:
             TooLargeError: The statistic is in no rollup, and the steps are too many.
         """
         code = PHASES.index(phase)
-        for attempt in range(_ATTEMPTS):
-            try:
-                if statistic not in COLUMN_STATISTICS:
-                    return self._others(statistic, code, steps)
-                return self._blocks(statistic, code, steps, sites)
-            except FileNotFoundError:  # merged into a larger segment since it was listed
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        return Blocks.empty()
+        if statistic not in COLUMN_STATISTICS:
+            return self._again(lambda: self._others(statistic, code, steps))
+        return self._again(lambda: self._blocks(statistic, code, steps, sites))
 
-    def overview(self, statistic: str, phase: str) -> Blocks:
+    def overview(self, statistic: str, phase: str) -> Dense | Blocks:
         """The whole run in its rollups and its hot end."""
         code = PHASES.index(phase)
-        for attempt in range(_ATTEMPTS):
+        return self._again(lambda: self._overview(statistic, code, self.store.parts("stats"))[0])
+
+    def quick(self, statistic: str, phase: str) -> Dense | Blocks:
+        """The whole run in its coarsest rollups: every extreme is in it, and few files are read."""
+        code = PHASES.index(phase)
+        return self._again(lambda: self._quick(statistic, code))
+
+    def _quick(self, statistic: str, phase: int) -> Dense | Blocks:
+        parts = self.store.parts("stats")
+        sealed = [part for part in parts if isinstance(part, SegmentPart)]
+        coarse = list_rollups(self.store.folder / ROLLUP, COARSE)
+        known = self._cache.peek((self.identity, str(self.path), "sealed", statistic))
+        if not coarse or (known is not None and known.spans == [part.span for part in sealed]):
+            return self._overview(statistic, phase, parts)[0]
+        rest = [part for part in sealed if not any(span.covers(part.span) for span in coarse)]
+        pieces = [self._coarse(span, statistic) for span in coarse]
+        pieces += [self._rest(part, statistic) for part in rest]
+        hot = [
+            densified(read_exact(part, statistic, phase))
+            for part in parts
+            if not isinstance(part, SegmentPart)
+        ]
+        return together([piece[phase] for piece in pieces if phase in piece] + hot)
+
+    def _coarse(self, span: Span, statistic: str) -> Pieces:
+        path = self.store.folder / ROLLUP / rollup_name(COARSE, span)
+
+        def make() -> Pieces:
+            found = read_rollup(path, statistic) or {}
+            return {code: densified(blocks) for code, blocks in found.items()}
+
+        return self._cache.get((self.identity, str(path), "coarse", statistic), make)
+
+    def _rest(self, part: SegmentPart, statistic: str) -> Pieces:
+        key = (self.identity, str(part.path), "rest", statistic)
+        return self._cache.get(key, lambda: _fine(part, statistic))
+
+    @staticmethod
+    def _again(read: Callable[[], Dense | Blocks]) -> Dense | Blocks:
+        for _ in range(_ATTEMPTS - 1):
             try:
-                return self._overview(self.store.parts("stats"), statistic, code)[0]
-            except FileNotFoundError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        return Blocks.empty()
+                return read()
+            except FileNotFoundError:  # merged into a larger segment since it was listed
+                continue
+        return read()
 
     def _blocks(
         self, statistic: str, phase: int, steps: tuple[int, int] | None, sites: Any
-    ) -> Blocks:
+    ) -> Dense | Blocks:
         parts = self.store.parts("stats")
-        overview, ranges = self._overview(parts, statistic, phase)
-        inside = np.ones(len(overview), bool)
-        if steps is not None:
-            inside &= (overview.last >= steps[0]) & (overview.first <= steps[1])
-        if sites is not None:
-            inside &= np.isin(overview.site, sites)
+        overview, ranges = self._overview(statistic, phase, parts)
         wanted = [
             part
             for part, (first, last) in zip(parts, ranges, strict=True)
             if first <= last and (steps is None or (last >= steps[0] and first <= steps[1]))
         ]
-        exact = (
-            int(overview.rows[inside].sum()) <= EXACT_ROWS
-            and sum(isinstance(part, SegmentPart) for part in wanted) <= EXACT_PARTS
-        )
-        if not exact:
+        few = sum(isinstance(part, SegmentPart) for part in wanted) <= EXACT_PARTS
+        if not few or _rows_within(overview, steps, sites) > EXACT_ROWS:
             return overview
-        few = sites is not None and len(sites) <= 8
-        return joined([self._exact(p, statistic, phase, sites if few else None) for p in wanted])
+        chosen = sites if sites is not None and len(sites) <= 8 else None
+        return together([self._exact(part, statistic, phase, chosen) for part in wanted])
 
-    def _exact(self, part: Part, statistic: str, phase: int, sites: Any) -> Blocks:
+    def _exact(self, part: Part, statistic: str, phase: int, sites: Any) -> Dense | Blocks:
         if not isinstance(part, SegmentPart):
-            return read_exact(part, statistic, phase, sites)
+            return densified(read_exact(part, statistic, phase, sites))
         chosen = None if sites is None else tuple(int(site) for site in sites)
         key = (self.identity, str(part.path), "exact", statistic, phase, chosen)
-        return self._cache.get(key, lambda: read_exact(part, statistic, phase, sites))
+        return self._cache.get(key, lambda: densified(read_exact(part, statistic, phase, sites)))
 
     def _overview(
-        self, parts: list[Part], statistic: str, phase: int
-    ) -> tuple[Blocks, list[tuple[int, int]]]:
+        self, statistic: str, phase: int, parts: list[Part]
+    ) -> tuple[Dense | Blocks, list[tuple[int, int]]]:
         """All blocks, and the steps that each part covers in this phase."""
         sealed = [part for part in parts if isinstance(part, SegmentPart)]
-        spans = tuple((part.span.first, part.span.last) for part in sealed)
-        key = (self.identity, str(self.path), "overview", statistic, phase)
-        known = self._cache.peek(key)
-        if known is None or known[0] != spans:
-            pieces = [self._fine(part, statistic, phase) for part in sealed]
-            known = (spans, joined(pieces), [_range(piece) for piece in pieces])
-            self._cache.put(key, known)
-        _, blocks, ranges = known
-        hot = [read_exact(part, statistic, phase) for part in parts if part not in sealed]
-        if not any(len(piece) for piece in hot):
-            return blocks, [*ranges, *map(_range, hot)]
-        return joined([blocks, *hot]), [*ranges, *map(_range, hot)]
+        whole = self._sealed(statistic, sealed)
+        blocks, ranges = whole.of(phase)
+        hot = [
+            densified(read_exact(part, statistic, phase))
+            for part in parts
+            if not isinstance(part, SegmentPart)
+        ]
+        if any(len(piece) for piece in hot):
+            blocks = together([blocks, *hot])
+        return blocks, [*ranges, *map(steps_covered, hot)]
 
-    def _fine(self, part: SegmentPart, statistic: str, phase: int) -> Blocks:
-        key = (self.identity, str(part.path), "fine", statistic, phase)
+    def _sealed(self, statistic: str, parts: list[SegmentPart]) -> Sealed:
+        """All rollups of a statistic; only those written since the last time are read."""
+        key = (self.identity, str(self.path), "sealed", statistic)
+        known: Sealed | None = self._cache.peek(key)
+        spans = [part.span for part in parts]
+        if known is not None and known.spans == spans:
+            self._cache.get(key, lambda: known)  # used just now
+            return known
+        grown = Sealed.grown(known, spans, lambda place: _fine(parts[place], statistic))
+        self._cache.put(key, grown)
+        return grown
 
-        def make() -> Blocks:
-            found = read_fine(part, statistic, phase)
-            return read_exact(part, statistic, phase) if found is None else found
-
-        return self._cache.get(key, make)
-
-    def _others(self, statistic: str, phase: int, steps: tuple[int, int] | None) -> Blocks:
+    def _others(self, statistic: str, phase: int, steps: tuple[int, int] | None) -> Dense | Blocks:
         """A statistic from the histograms, or the user's own; it is in no rollup."""
         from_histogram = statistic in HISTOGRAM_DESCRIPTIONS
         if not from_histogram and statistic not in self.run.user_statistics:
@@ -171,15 +199,15 @@ class Source:
                 f"{statistic} is in no rollup, and here it would be read from {rows:,} rows. Zoom "
                 f"in (to about {OTHER_ROWS:,} rows), or choose another statistic."
             )
-        return joined([self._other(part, kind, statistic, phase) for part in parts])
+        return together([self._other(part, kind, statistic, phase) for part in parts])
 
-    def _other(self, part: Part, kind: str, statistic: str, phase: int) -> Blocks:
-        def make() -> Blocks:
+    def _other(self, part: Part, kind: str, statistic: str, phase: int) -> Dense | Blocks:
+        def make() -> Dense | Blocks:
             if kind == "hist":
                 table = part.read(["bins", "counts"], Rows(phase=phase))
-                return single(table, SparseRows(table).statistic(statistic))
+                return densified(single(table, SparseRows(table).statistic(statistic)))
             table = part.read(["statistic", "value"], Rows(phase=phase, statistics=[statistic]))
-            return single(table, table.column("value").to_numpy())
+            return densified(single(table, table.column("value").to_numpy()))
 
         if not isinstance(part, SegmentPart):
             return make()
@@ -195,10 +223,24 @@ def identity(path: Path) -> tuple[int, int]:
     return (stat.st_ino, stat.st_mtime_ns)
 
 
-def _range(blocks: Blocks) -> tuple[int, int]:
-    if not len(blocks):
-        return 0, -1
-    return int(blocks.first.min()), int(blocks.last.max())
+def _fine(part: SegmentPart, statistic: str) -> Pieces:
+    found = read_fine(part, statistic)
+    if found is None:
+        found = {code: read_exact(part, statistic, code) for code in range(len(PHASES))}
+    return {code: densified(blocks) for code, blocks in found.items() if len(blocks)}
+
+
+def _rows_within(blocks: Dense | Blocks, steps: tuple[int, int] | None, sites: Any) -> int:
+    """Observations within some steps."""
+    inside = np.ones(len(blocks.first), bool)
+    if steps is not None:
+        inside &= (blocks.last >= steps[0]) & (blocks.first <= steps[1])
+    if isinstance(blocks, Dense):
+        count = len(blocks.sites) if sites is None else int(np.isin(blocks.sites, sites).sum())
+        return int(blocks.rows[inside].sum()) * count
+    if sites is not None:
+        inside &= np.isin(blocks.site, sites)
+    return int(blocks.rows[inside].sum())
 
 
 def _touches(part: Part, steps: tuple[int, int]) -> bool:
