@@ -25,7 +25,7 @@ class PageHook(BuildHookInterface):
 
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: D102
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         source, built = root / "page", root / BUILT
         if not (source / "package.json").is_file() or is_fresh(source, built):

@@ -27,9 +27,12 @@ TOKEN = "benchmark-token-0123456789"
 DRAWN = """() => {
     const canvas = document.querySelector(".strip canvas");
     if (!canvas || !canvas.width) return false;
-    const data = canvas.getContext("2d").getImageData(canvas.width / 2, 0, 200, canvas.height).data;
+    const pen = canvas.getContext("2d");
+    const data = pen.getImageData(canvas.width / 2, 0, 200, canvas.height).data;
     const colours = new Set();
-    for (let i = 0; i < data.length; i += 4) colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+    for (let i = 0; i < data.length; i += 4) {
+        colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+    }
     return colours.size > 40;
 }"""
 
@@ -87,14 +90,14 @@ def zooming(playwright: Any, root: Path, chromium: str, steps: int, count: int) 
         first = rng.randrange(max(1, steps - span))
         took.append(
             page.evaluate(
-                """async ([first, last]) => {
+                """async ([run, first, last]) => {
                     const began = performance.now();
-                    const query = `statistic=rms&phase=train&columns=1150&first=${first}&last=${last}`;
-                    const answer = await fetch(`/api/strip?run=${window.run}&${query}`);
-                    await answer.arrayBuffer();
+                    const query = new URLSearchParams(
+                        { run, first, last, statistic: "rms", phase: "train", columns: 1150 });
+                    await (await fetch(`/api/strip?${query}`)).arrayBuffer();
                     return performance.now() - began;
-                }""".replace("${window.run}", root.name),
-                [first, first + span],
+                }""",
+                [root.name, first, first + span],
             )
         )
     browser.close()
@@ -106,18 +109,13 @@ def live(sites: int, steps: int, chromium: str, playwright: Any, *, watched: boo
     """Seconds that a loop of fixed work takes while a run is written, with or without a page."""
     import numpy as np
 
-    from benchmarks.page_run import make as write
-
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "live"
-        writer = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from pathlib import Path; from benchmarks.page_run import make\n"
-                f"make(Path({str(root)!r}), {sites}, {steps}, pause=0.01)",
-            ]
+        code = (
+            "from pathlib import Path; from benchmarks.page_run import make\n"
+            f"make(Path({str(root)!r}), {sites}, {steps}, pause=0.01)"
         )
+        writer = subprocess.Popen([sys.executable, "-c", code])
         while not (root / "run.json").exists():
             time.sleep(0.05)
         process = browser = None
@@ -137,7 +135,6 @@ def live(sites: int, steps: int, chromium: str, playwright: Any, *, watched: boo
             stop(process)
         writer.kill()
         writer.wait()
-        del write
         return seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def write(
             {"path": n, "class": "Dense", "parent": None, "parameters": 10, "trainable": True}
             for n in names
         ]
-        edges = [[a, b] for a, b in zip(names, names[1:], strict=False)]
+        edges = [[a, b] for a, b in itertools.pairwise(names)]
         writer.set_graph(
             {"name": "net", "class": "Sequential", "parameters": 40, "layers": layers}
             | {"edges": edges}

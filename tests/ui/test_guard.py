@@ -6,7 +6,6 @@ import json
 import urllib.parse
 
 import pytest
-
 from page_runs import EVIL
 from page_server import TOKEN
 

@@ -72,9 +72,12 @@ def drawn(page, selector=".strip canvas"):
     return page.evaluate(
         """selector => {
             const canvas = document.querySelector(selector);
-            const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            const pen = canvas.getContext("2d");
+            const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
             const colours = new Set();
-            for (let i = 0; i < data.length; i += 4) colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+            for (let i = 0; i < data.length; i += 4) {
+                colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
+            }
             return colours.size;
         }""",
         selector,

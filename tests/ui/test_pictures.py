@@ -7,13 +7,13 @@ import struct
 
 import numpy as np
 import pytest
+from page_runs import LAYERS, SPIKE, STEPS, write
 
 from fitscope.run import open_run
 from fitscope.ui.blocks import Blocks
 from fitscope.ui.cache import ByteCache
 from fitscope.ui.columns import STANDS_OUT, held, outside, shown, to_columns
 from fitscope.ui.source import Source
-from page_runs import LAYERS, SPIKE, STEPS, write
 
 
 def picture(server, query):

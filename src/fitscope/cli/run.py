@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitscope.cli.arguments import add_command, positive_int
-from fitscope.cli.exit_codes import OK, USAGE
+from fitscope.cli.exit_codes import OK, PROBLEM, USAGE
 
 if TYPE_CHECKING:
     from fitscope.cli.arguments import Commands
@@ -123,9 +123,15 @@ def run(arguments: argparse.Namespace) -> int | Callable[[], int]:
 
 def _run(script: Script, observer: Observer) -> int:
     """Run the script; what it raises, `SystemExit` included, comes out."""
+    from fitscope.launch.script import ScriptError
     from fitscope.launch.when_imported import when_imported
 
     when_imported("keras", observer.install)
+    try:
+        script.load()
+    except ScriptError as error:
+        print(f"fitscope: {error}", file=sys.stderr)
+        return PROBLEM
     pid, status = os.getpid(), "failed"
     try:
         script.run()

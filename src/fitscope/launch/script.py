@@ -38,6 +38,7 @@ class Script:
         self.target = target
         self._arguments = list(arguments)
         self._is_module = is_module
+        self._loaded: tuple[CodeType, importlib.machinery.ModuleSpec | None, str] | None = None
         if not is_module and not Path(target).exists():
             raise ScriptError(f"there is no script {target}; give the path of a Python file.")
         if not is_module and Path(target).is_dir() and not (Path(target) / "__main__.py").exists():
@@ -51,28 +52,13 @@ class Script:
         path = Path(self.target).resolve()
         return path.name if path.is_dir() else path.stem
 
-    def run(self) -> None:
-        """Run it in this process, as `__main__`; what it raises comes out.
+    def load(self) -> None:
+        """Read and compile it; the packages that a module lies in are imported.
 
         Raises:
-            ScriptError: The module cannot be found.
+            ScriptError: It cannot be found or read.
         """
         self._place_path()
-        code, spec, file = self._load()
-        file = os.path.abspath(file)  # noqa: PTH100 - links stay, as in Python
-        module = types.ModuleType("__main__")
-        loader = spec.loader if spec is not None else None
-        module.__dict__.update(
-            __file__=file,
-            __cached__=None,
-            __loader__=loader or importlib.machinery.SourceFileLoader("__main__", file),
-            __spec__=spec if self._is_module else None,
-            __package__=spec.parent if self._is_module and spec is not None else None,
-            __builtins__=sys.modules["builtins"],
-        )
-        sys.argv[:] = [file if self._is_module else self.target, *self._arguments]
-        # For good, as in Python itself: threads and exit handlers of the script look at it, too.
-        sys.modules["__main__"] = module
         before = sys.excepthook
 
         def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -80,6 +66,30 @@ class Script:
             before(kind, error.with_traceback(trace), trace)
 
         sys.excepthook = hook
+        self._loaded = self._load()
+
+    def run(self) -> None:
+        """Run it in this process, as `__main__`; what it raises comes out.
+
+        Raises:
+            ScriptError: It cannot be found or read.
+        """
+        if self._loaded is None:
+            self.load()
+        code, spec, file = self._loaded or self._load()
+        module = types.ModuleType("__main__")
+        loader = spec.loader if spec is not None else None
+        module.__dict__.update(
+            __file__=file,
+            __cached__=None,
+            __loader__=loader or importlib.machinery.SourceFileLoader("__main__", file),
+            __spec__=spec,
+            __package__=spec.parent if spec is not None else None,
+            __builtins__=sys.modules["builtins"],
+        )
+        sys.argv[:] = [file if self._is_module else self.target, *self._arguments]
+        # For good, as in Python itself: threads and exit handlers of the script look at it, too.
+        sys.modules["__main__"] = module
         exec(code, module.__dict__)  # noqa: S102 - running the user's script is what was asked for
 
     def _place_path(self) -> None:
@@ -94,13 +104,16 @@ class Script:
         if self._is_module:
             return self._load_module()
         path = Path(self.target)
-        file = path / "__main__.py" if path.is_dir() else path
+        spec = None
+        if path.is_dir():
+            spec = importlib.machinery.PathFinder.find_spec("__main__", [str(path.resolve())])
+        file = os.path.abspath(path / "__main__.py" if spec else path)  # noqa: PTH100 - keeps links
         try:
-            with io.open_code(str(file.resolve())) as source:
+            with io.open_code(file) as source:
                 text = source.read()
         except OSError as error:
             raise ScriptError(f"{self.target} cannot be read: {error}.") from error
-        return compile(text, str(file), "exec", dont_inherit=True), None, str(file)
+        return compile(text, file, "exec", dont_inherit=True), spec, file
 
     def _load_module(self) -> tuple[CodeType, importlib.machinery.ModuleSpec, str]:
         name = self.target
@@ -122,24 +135,21 @@ class Script:
 
 
 def without_launcher(trace: TracebackType | None) -> TracebackType | None:
-    """A traceback from the script's own first line on."""
-    at = trace
-    while at is not None and at.tb_frame.f_globals.get("__name__") != "__main__":
+    """A traceback from the script's own first line on; None when it lies in none of its lines."""
+    at, found = trace, trace
+    started = False
+    while at is not None:
+        if at.tb_frame.f_code is Script.run.__code__:
+            started, found = True, at.tb_next
+        elif at.tb_frame.f_code is Script.load.__code__:
+            # A script that cannot be compiled has no line that ran; a package that is imported
+            # on the way to a module has.
+            started, found = True, _outside(at.tb_next)
         at = at.tb_next
-    # The program's own entry is `__main__`, too, until the script takes its place.
-    while at is not None and _is_ours(at):
-        at = at.tb_next
-    return at or trace
+    return found if started else trace
 
 
-def _is_ours(trace: TracebackType) -> bool:
-    rest = trace.tb_next
-    while rest is not None:
-        if rest.tb_frame.f_code.co_filename.startswith(_PACKAGE) and _runs(rest):
-            return True
-        rest = rest.tb_next
-    return trace.tb_frame.f_code.co_filename.startswith(_PACKAGE)
-
-
-def _runs(trace: TracebackType) -> bool:
-    return trace.tb_frame.f_code is Script.run.__code__
+def _outside(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        trace = trace.tb_next
+    return trace

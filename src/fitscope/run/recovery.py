@@ -10,8 +10,8 @@ from fitscope.errors import RunError
 from fitscope.run.claim import create_streams
 from fitscope.run.layout import (
     FINDINGS_FILE,
-    METRICS_FILE,
     HEARTBEAT_FILE,
+    METRICS_FILE,
     ROLLUP,
     STREAMS,
     TEMPORARY,

@@ -23,7 +23,7 @@ from fitscope.ui.fan import QUANTILES, fan
 from fitscope.ui.opened import Opened, OpenRuns
 
 MOST_COLUMNS = 2000
-MOST_CELLS = 600_000
+MOST_CELLS = 400_000
 """Cells of one picture: more would take longer to send and to draw than to look at."""
 
 MODES = ("notable", "min", "mean", "max")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +52,8 @@ def to_columns(
         columns: How many columns.
     """
     if isinstance(blocks, Dense):
+        if (blocks.last[1:] < blocks.last[:-1]).any():
+            return to_columns(blocks.to_blocks(), sites, first, last, columns)
         return _from_dense(blocks, sites, first, last, columns)
     height = len(sites)
     size = height * columns
@@ -111,64 +112,43 @@ def to_columns(
 def _from_dense(
     blocks: Dense, sites: NDArray[np.int64], first: int, last: int, columns: int
 ) -> Columns:
-    place = np.searchsorted(blocks.sites, sites)
-    there = place < len(blocks.sites)
-    there[there] = blocks.sites[place[there]] == sites[there]
-    inside = np.flatnonzero((blocks.last >= first) & (blocks.first <= last))
-    width = last - first + 1
-    begin = np.maximum(blocks.first[inside] - first, 0) * columns // width
-    end = np.minimum(blocks.last[inside] - first, width - 1) * columns // width
-    repeat = end - begin + 1
-    source = np.repeat(inside, repeat)
-    column = np.repeat(begin, repeat)
-    column += np.arange(len(source)) - np.repeat(np.cumsum(repeat) - repeat, repeat)
-    if (column[1:] < column[:-1]).any():  # blocks that overlap
-        order = np.argsort(column, kind="stable")
-        source, column = source[order], column[order]
-    starts = np.flatnonzero(np.append(True, column[1:] != column[:-1])) if len(column) else column
-    target = np.flatnonzero(there)
-    low, mean, high = (np.full((columns, len(sites)), np.nan) for _ in range(3))
-    rows = np.zeros((columns, len(sites)), np.int64)
-    if len(starts) and len(target):
-        at = np.ix_(column[starts], target)
-        # A view where it can be one: a picture of a whole run reads each matrix once.
-        gapless = bool((np.diff(source) == 1).all())
-        times: Any = slice(int(source[0]), int(source[-1]) + 1) if gapless else source
-        every = len(target) == len(blocks.sites) and bool((np.diff(place) == 1).all())
-        chosen: Any = slice(None) if every else place[there]
-        count = blocks.rows[times]
-        middle = blocks.mean[times][:, chosen]
-        single = blocks.low is blocks.mean
-        lowest = middle if single else blocks.low[times][:, chosen]
-        highest = middle if single else blocks.high[times][:, chosen]
-        known = ~np.isnan(middle)
-        weights = np.broadcast_to(count[:, None], middle.shape)
-        if known.all():
-            # Without NaN the plain minimum says the same, and is several times faster.
-            low[at] = _reduced(np.minimum, lowest, starts)
-            high[at] = _reduced(np.maximum, highest, starts)
-            total = _reduced(np.add, middle * weights, starts)
-            weight: NDArray[Any] = np.add.reduceat(count, starts)[:, None]
-        else:
-            low[at] = _reduced(np.fmin, lowest, starts)
-            high[at] = _reduced(np.fmax, highest, starts)
-            total = _reduced(np.add, np.where(known, middle, 0.0) * weights, starts)
-            weight = _reduced(np.add, known * weights, starts)
-        mean[at] = np.divide(total, weight, out=np.full(total.shape, np.nan), where=weight > 0)
-        rows[at] = np.add.reduceat(count, starts)[:, None]
-    return Columns(*(np.ascontiguousarray(grid.T) for grid in (low, mean, high)), rows.T.copy())
-
-
-def _reduced(operation: np.ufunc, matrix: NDArray[Any], starts: NDArray[np.int64]) -> Grid:
-    """`operation.reduceat` along the first axis, whose own loop is seven times slower there."""
-    result = np.empty((len(starts), matrix.shape[1]))
-    stops = np.append(starts[1:], len(matrix))
-    for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
+    # The steps of column c are edges[c] to edges[c + 1] - 1; its blocks are one stretch of time.
+    edges = first - (-np.arange(columns + 1) * (last - first + 1) // columns)
+    begin = np.searchsorted(blocks.last, edges[:-1], side="left")
+    end = np.searchsorted(blocks.first, edges[1:], side="left")
+    shape = (columns, len(blocks.sites))
+    low, mean, high = (np.full(shape, np.nan) for _ in range(3))
+    rows = np.zeros(columns, np.int64)
+    weight = blocks.rows.astype(np.float64)
+    # Without NaN the plain minimum says the same, and is several times faster.
+    gaps = blocks.has_nan
+    least, most = (np.fmin, np.fmax) if gaps else (np.minimum, np.maximum)
+    for column, (start, stop) in enumerate(zip(begin.tolist(), end.tolist(), strict=True)):
+        if stop <= start:
+            continue
+        rows[column] = blocks.rows[start:stop].sum()
         if stop - start == 1:
-            result[place] = matrix[start]
+            low[column], mean[column] = blocks.low[start], blocks.mean[start]
+            high[column] = blocks.high[start]
+            continue
+        # Column by column, because NumPy's own reduceat is seven times slower along this axis.
+        least.reduce(blocks.low[start:stop], axis=0, out=low[column])
+        most.reduce(blocks.high[start:stop], axis=0, out=high[column])
+        middle, counts = blocks.mean[start:stop], weight[start:stop]
+        if gaps:
+            known = ~np.isnan(middle)
+            total, counted = counts @ np.where(known, middle, 0.0), counts @ known
+            np.divide(total, counted, out=mean[column], where=counted > 0)
         else:
-            operation.reduce(matrix[start:stop], axis=0, out=result[place])
-    return result
+            np.divide(counts @ middle, counts.sum(), out=mean[column])
+    place = np.minimum(np.searchsorted(blocks.sites, sites), len(blocks.sites) - 1)
+    there = blocks.sites[place] == sites
+    grids = [np.ascontiguousarray(grid.T)[place] for grid in (low, mean, high)]
+    observed = np.where(there[:, None], rows, 0)
+    if not there.all():
+        for grid in grids:
+            grid[~there] = np.nan
+    return Columns(*grids, observed)
 
 
 @dataclass(slots=True, eq=False)

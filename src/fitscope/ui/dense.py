@@ -6,8 +6,9 @@ is the first axis: a reduction then goes over whole rows in memory, several time
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,18 @@ class Dense:
     mean: NDArray[np.float64]
     high: NDArray[np.float64]
 
+    has_nan: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Once, because it decides how every picture is made.
+        self.has_nan = bool(np.isnan(self.mean).any() or np.isnan(self.low).any())
+
     def __len__(self) -> int:
         return self.mean.size
 
     def arrays(self) -> list[NDArray[Any]]:
         """The parts."""
-        return [getattr(self, field.name) for field in fields(self)]
+        return [getattr(self, each.name) for each in fields(self) if each.init]
 
     def until(self, blocks: int) -> Dense:
         """The first so many blocks; nothing is copied."""
@@ -117,5 +124,5 @@ def _fit(parts: Sequence[Dense]) -> bool:
     sites = parts[0].sites
     return all(
         np.array_equal(part.sites, sites) and part.first[0] >= before.first[-1]
-        for before, part in zip(parts, parts[1:], strict=False)
+        for before, part in itertools.pairwise(parts)
     )

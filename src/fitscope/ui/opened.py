@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from pathlib import Path
 
 from fitscope.run.layout import FINDINGS_FILE, GRAPH_FILE, METRICS_FILE, STREAMS
 from fitscope.ui.cache import ByteCache
@@ -54,9 +55,9 @@ class Opened:
         return "/".join(stamps)
 
 
-def _stamp(path: os.PathLike[str]) -> str:
+def _stamp(path: Path) -> str:
     try:
-        stat = os.stat(path)
+        stat = path.stat()
     except OSError:
         return "-"
     return f"{stat.st_size}.{stat.st_mtime_ns % 10**10}"

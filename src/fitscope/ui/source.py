@@ -25,7 +25,7 @@ from fitscope.ui.cache import ByteCache
 from fitscope.ui.dense import Dense, densified, together
 from fitscope.ui.sealed import Pieces, Sealed, steps_covered
 
-EXACT_ROWS = 700_000
+EXACT_ROWS = 400_000
 """Observations up to which a picture is made of single ones and not of rollups."""
 
 EXACT_PARTS = 48
