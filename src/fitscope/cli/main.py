@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fitscope._version import __version__
 from fitscope.cli import demo, run, show, sites, ui
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return USAGE
     try:
-        status = parsed.command(parsed)
+        status: int | Callable[[], int] = parsed.command(parsed)
         if not callable(status):
             sys.stdout.flush()
     except BrokenPipeError:

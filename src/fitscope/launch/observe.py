@@ -67,7 +67,7 @@ class Observer:
                 bound = signature.bind(model, *args, **kwargs)
             except TypeError:
                 return plain(model, *args, **kwargs)  # Keras says what is wrong
-            callbacks = bound.arguments.get("callbacks")
+            callbacks: Any = bound.arguments.get("callbacks")
             watched = self._watch(model, callbacks)
             if watched is None:
                 return plain(model, *args, **kwargs)
@@ -120,7 +120,7 @@ class Observer:
         from fitscope.scope.instructions import watch
 
         options = self.options
-        budget = {} if options.budget is None else {"budget": options.budget}
+        budget: dict[str, Any] = {} if options.budget is None else {"budget": options.budget}
         scope = QuietScope(
             watch(list(options.select), of=options.of),
             run=self._free_path(str(model.name)),

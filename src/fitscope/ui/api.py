@@ -293,7 +293,7 @@ def _span(text: str) -> NDArray[np.int64]:
 
 
 def _middles(held: NDArray[np.int64], first: int, last: int, width: int) -> NDArray[np.float64]:
-    return first + (held + 0.5) * ((last - first + 1) / width) - 0.5
+    return np.asarray(first + (held + 0.5) * ((last - first + 1) / width) - 0.5, np.float64)
 
 
 def _json(value: Any) -> Response:

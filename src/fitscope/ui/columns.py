@@ -143,12 +143,16 @@ def _from_dense(
             np.divide(counts @ middle, counts.sum(), out=mean[column])
     place = np.minimum(np.searchsorted(blocks.sites, sites), len(blocks.sites) - 1)
     there = blocks.sites[place] == sites
-    grids = [np.ascontiguousarray(grid.T)[place] for grid in (low, mean, high)]
-    observed = np.where(there[:, None], rows, 0)
+    result = Columns(
+        np.ascontiguousarray(low.T)[place],
+        np.ascontiguousarray(mean.T)[place],
+        np.ascontiguousarray(high.T)[place],
+        np.where(there[:, None], rows, 0),
+    )
     if not there.all():
-        for grid in grids:
+        for grid in (result.low, result.mean, result.high):
             grid[~there] = np.nan
-    return Columns(*grids, observed)
+    return result
 
 
 @dataclass(slots=True, eq=False)
@@ -227,14 +231,14 @@ def held(columns: Columns, around: Outside) -> Columns:
     empty = ~observed & (np.arange(width) <= until[:, None])
     row, column = np.nonzero(empty & (place >= 0))
     left = np.nonzero(empty & (place < 0) & around.earlier[:, None])
-    grids = [columns.low.copy(), columns.mean.copy(), columns.high.copy()]
-    for grid, before in zip(grids, around.before, strict=True):
+    low, mean, high = columns.low.copy(), columns.mean.copy(), columns.high.copy()
+    for grid, before in zip((low, mean, high), around.before, strict=True):
         grid[row, column] = grid[row, place[row, column]]
         grid[left] = before[left[0]]
     rows = columns.rows.copy()
     rows[row, column] = 1
     rows[left] = 1
-    return Columns(*grids, rows)
+    return Columns(low, mean, high, rows)
 
 
 def shown(columns: Columns, mode: str, *, by_ratio: bool) -> Grid:

@@ -58,7 +58,7 @@ class Dense:
         """The first so many blocks; nothing is copied."""
         times = (self.first[:blocks], self.last[:blocks], self.rows[:blocks])
         values = (getattr(self, name)[:blocks] for name in _OF_SITES)
-        return Dense(self.sites, *times, *values)
+        return Dense(self.sites, *(*times, *values))
 
     def of_site(self, site: int) -> Blocks:
         """The blocks of one site."""
@@ -72,9 +72,9 @@ class Dense:
     def to_blocks(self) -> Blocks:
         """The same, site by site."""
         blocks, count = self.mean.shape
-        times = (np.tile(time, count) for time in (self.first, self.last, self.rows))
-        values = (getattr(self, name).T.ravel() for name in _OF_SITES)
-        return Blocks(np.repeat(self.sites, blocks), *times, *values)
+        first, last, rows = (np.tile(time, count) for time in (self.first, self.last, self.rows))
+        low, mean, high = (values.T.ravel() for values in (self.low, self.mean, self.high))
+        return Blocks(np.repeat(self.sites, blocks), first, last, rows, low, mean, high)
 
 
 def densified(blocks: Blocks) -> Dense | Blocks:
@@ -110,13 +110,13 @@ def together(parts: Sequence[Dense | Blocks]) -> Dense | Blocks:
         return parts[0]
     dense = [part for part in parts if isinstance(part, Dense)]
     if len(dense) == len(parts) and _fit(dense):
-        times = (np.concatenate([getattr(p, n) for p in dense]) for n in ("first", "last", "rows"))
-        # One copy where each block is a single observation.
+        first, last, rows, low, mean, high = (
+            np.concatenate([getattr(part, name) for part in dense])
+            for name in ("first", "last", "rows", *_OF_SITES)
+        )
         if all(part.low is part.mean for part in dense):
-            mean = np.concatenate([part.mean for part in dense])
-            return Dense(dense[0].sites, *times, mean, mean, mean)
-        values = (np.concatenate([getattr(p, n) for p in dense]) for n in _OF_SITES)
-        return Dense(dense[0].sites, *times, *values)
+            low = high = mean  # each block is a single observation
+        return Dense(dense[0].sites, first, last, rows, low, mean, high)
     return joined([part.to_blocks() if isinstance(part, Dense) else part for part in parts])
 
 
