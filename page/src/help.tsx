@@ -9,7 +9,7 @@ const KEYS: [string, string][] = [
   ["+ − 0", "in the strip chart: zoom in, zoom out, all steps"],
   ["PageUp PageDown", "in the strip chart: earlier, later"],
   ["Enter", "in the strip chart: open the layer under the cursor"],
-  ["wheel, drag", "zoom and pan; double-click shows all steps; drag in a line chart zooms"],
+  ["wheel, drag", "zoom and pan; double-click shows all steps; drag in a line chart zooms. Where the picture is taller than the window the wheel scrolls, and zooms with Ctrl"],
   ["?", "this help"],
 ];
 

@@ -84,7 +84,7 @@ export function RunsView(props: { runs?: RunLine[]; view: View; go: Go }) {
               <th>Status</th>
               <th>Model</th>
               <th>Backend</th>
-              <th class="right">Last step</th>
+              <th class="right">Last step written</th>
               <th>Begun</th>
               <th>Commit</th>
             </tr>
