@@ -168,8 +168,35 @@ export async function getJson<T>(name: string, params: Params = {}, signal?: Abo
   return (await (await ask(name, params, signal)).json()) as T;
 }
 
+export interface Recorded {
+  name: string;
+  class: string;
+  dtype: string;
+  steps: number[];
+  phases: string[];
+}
+
+export interface Tensor {
+  shape: number[];
+  whole: number[];
+  positions: number[];
+  length: number | null;
+  step: number;
+  epoch: number;
+  phase: string;
+  has_rows: boolean;
+  values: Float32Array;
+}
+
+export async function getTensor(params: Params, signal?: AbortSignal): Promise<Tensor> {
+  return unpacked(await (await ask("value", params, signal)).arrayBuffer());
+}
+
 export async function getPicture(params: Params, signal?: AbortSignal): Promise<Picture> {
-  const body = await (await ask("strip", params, signal)).arrayBuffer();
+  return unpacked(await (await ask("strip", params, signal)).arrayBuffer());
+}
+
+function unpacked<T>(body: ArrayBuffer): T {
   const length = new DataView(body).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(body, 4, length)));
   return { ...header, values: new Float32Array(body, 4 + length) };

@@ -132,7 +132,7 @@ function Shown(props: ShownProps) {
   if (view.tab === "layer") return <LayerView {...shared} whole={wholeOf([detail], phase)} />;
   if (view.tab === "findings") return <FindingsView {...shared} />;
   if (view.tab === "model") return <ModelView {...shared} />;
-  if (view.tab === "values") return <ValuesView detail={detail} />;
+  if (view.tab === "values") return <ValuesView {...shared} />;
   return (
     <>
       <Notes detail={detail} />

@@ -20,9 +20,12 @@ export interface View {
   first?: number;
   last?: number;
   open?: string;
+  tensor?: string;
+  step?: number;
+  sample?: number;
 }
 
-const NUMBERS = new Set(["first", "last"]);
+const NUMBERS = new Set(["first", "last", "step", "sample"]);
 
 export function readView(hash: string): View {
   const [path, query] = hash.replace(/^#\/?/, "").split("?", 2);

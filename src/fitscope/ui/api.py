@@ -21,6 +21,7 @@ from fitscope.ui.columns import held, outside, shown, to_columns
 from fitscope.ui.describe import detail, extents, kind_of, plain, summary
 from fitscope.ui.fan import QUANTILES, fan
 from fitscope.ui.opened import Opened, OpenRuns
+from fitscope.ui.values import recorded, value
 
 MOST_COLUMNS = 2000
 MOST_CELLS = 400_000
@@ -51,6 +52,8 @@ class Api:
             "fan": self.fan,
             "findings": self.findings,
             "metrics": self.metrics,
+            "recorded": self.recorded,
+            "value": self.value,
         }
         return [
             Route(f"/api/{name}", _guarded(answer), methods=["GET"])
@@ -222,6 +225,21 @@ class Api:
         with opened.source.lock:
             return _json({"series": opened.metrics.series(_Ask(request, opened).columns(2000))})
 
+    def recorded(self, request: Request) -> Response:
+        """The sites whose tensors were recorded, and when."""
+        opened = self._opened(request)
+        with opened.source.lock:
+            return _json({"recorded": recorded(opened.source.run)})
+
+    def value(self, request: Request) -> Response:
+        """One recorded tensor."""
+        opened = self._opened(request)
+        ask = _Ask(request, opened)
+        with opened.source.lock:
+            name = request.query_params.get("site", "")
+            header, array = value(opened.source.run, name, ask.step(), ask.phase)
+        return _binary(header, array)
+
     def _opened(self, request: Request) -> Opened:
         return self._runs.get(request.query_params.get("run", ""))
 
@@ -263,6 +281,9 @@ class _Ask:
             first = held["first"] if first is None else first
             last = held["last"] if last is None else last
         return first, max(first, last)
+
+    def step(self) -> int:
+        return self._number("step") or 0
 
     def reach(self) -> int:
         """Steps around a picture in which a neighbouring observation is looked for."""
