@@ -10,7 +10,7 @@ import { LayerView, neighbour } from "./layer";
 import { useAnswer, useFollowed } from "./live";
 import { ModelView } from "./model";
 import { NoRuns, RunsView, Status, useRuns } from "./runs";
-import { Controls, gutterOf, orderOf, StripPanel } from "./strip";
+import { Controls, defaultStatistic, gutterOf, orderOf, StripPanel } from "./strip";
 import { useTheme } from "./theme";
 import { ValuesView } from "./values";
 import { type Go, TABS, type Tab, useView, type View } from "./view";
@@ -121,7 +121,7 @@ function Shown(props: ShownProps) {
   const otherFindings = useFindings(other, props.otherVersion).answer;
   const phase = view.phase ?? "train";
   const range = wholeOf([detail, ...(other ? [other] : [])], phase);
-  const gutter = useGutter();
+  const gutter = useGutter(view.other !== undefined);
   const names = useMemo(() => {
     if (!other) return undefined;
     const first = orderOf(detail, view, findings).map((i) => detail.sites[i].name);
@@ -144,7 +144,7 @@ function Shown(props: ShownProps) {
         {other && (
           <StripPanel
             {...shared}
-            view={{ ...view, run: other.name, stat: view.stat ?? undefined }}
+            view={{ ...view, run: other.name, stat: view.stat ?? defaultStatistic(findings) }}
             detail={other}
             version={props.otherVersion}
             findings={otherFindings}
@@ -219,14 +219,14 @@ function newest(runs: { name: string; status: string; created?: string | null }[
   return [...among].sort((a, b) => (b.created ?? "").localeCompare(a.created ?? ""))[0]?.name;
 }
 
-function useGutter(): number {
+function useGutter(two: boolean): number {
   const [gutter, setGutter] = useState(gutterOf());
   useEffect(() => {
     const measure = () => setGutter(gutterOf());
     addEventListener("resize", measure);
     return () => removeEventListener("resize", measure);
   }, []);
-  return gutter;
+  return two ? Math.min(gutter, 140) : gutter;
 }
 
 function useKeys(view: View, go: Go, detail: RunDetail | undefined, findings: Findings | undefined, help: () => void) {

@@ -126,7 +126,7 @@ function sizeScale(kind: Kind, domain: Domain): Scale {
   const low = Math.max(Math.log10(Math.min(domain.least, domain.high) || 1e-45), high - 12);
   const span = Math.max(high - low, 0.2);
   const place = (value: number) => (value > 0 ? (Math.log10(value) - low) / span : 0);
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, value: 10 ** (low + at * span) }));
+  const ticks = [0, 0.5, 1].map((at) => ({ at, value: 10 ** (low + at * span) }));
   return { diverging: false, place, ticks };
 }
 
