@@ -130,7 +130,7 @@ function drawBars(canvas: HTMLCanvasElement, vector: Float32Array, width: number
   const low = Math.min(0, ...known);
   const span = high - low || 1;
   const y = (value: number) => 8 + ((high - value) / span) * (height - 16);
-  const bar = width / vector.length;
+  const bar = Math.min(48, width / vector.length);
   for (let i = 0; i < vector.length; i++) {
     const value = vector[i];
     const finite = Number.isFinite(value);
@@ -139,5 +139,5 @@ function drawBars(canvas: HTMLCanvasElement, vector: Float32Array, width: number
     context.fillRect(i * bar, top, Math.max(bar - (bar > 4 ? 1 : 0), 0.6), Math.max(bottom - top, 1));
   }
   context.fillStyle = css("--dim");
-  context.fillRect(0, y(0), width, 1);
+  context.fillRect(0, y(0), Math.min(width, bar * vector.length), 1);
 }
