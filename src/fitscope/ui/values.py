@@ -60,7 +60,7 @@ def value(run: Any, name: str, step: int, phase: str) -> tuple[dict[str, Any], N
     if array.ndim and piece.has_rows:
         each = max(1, math.prod(whole[1:]))
         array = array[: max(1, min(MOST_ROWS, MOST_ELEMENTS // each))]
-    shown = np.ascontiguousarray(array.astype(np.float32))
+    shown = np.asarray(array, np.float32, order="C")
     if shown.size > MOST_ELEMENTS:
         raise RunError(
             f"one row of {name!r} has {shown.size:,} elements; the page shows up to "
