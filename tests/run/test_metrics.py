@@ -28,6 +28,16 @@ def test_a_run_in_memory_keeps_them():
     assert writer.run.metrics[0]["values"] == {"loss": 1.0}
 
 
+def test_a_loss_that_is_not_a_number_is_read_as_one(tmp_path):
+    writer = RunWriter(tmp_path / "run", config={})
+    for loss in (math.nan, math.inf):
+        writer.add_metrics(0, 0, "train", {"loss": loss})
+    writer.close()
+    first, second = (m["values"]["loss"] for m in open_run(tmp_path / "run").metrics)
+    assert math.isnan(first)
+    assert second == math.inf
+
+
 def test_a_torn_line_is_left_out_and_cut_when_the_run_is_taken_up_again(tmp_path):
     writer = RunWriter(tmp_path / "run", config={})
     writer.add_metrics(0, 0, "train", {"loss": 1.0})

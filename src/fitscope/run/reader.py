@@ -100,7 +100,11 @@ class Run:
         reported after an observed step, a mean over the epoch up to there; phase `"epoch"` what it
         reported at the end of an epoch, `val_` metrics among it.
         """
-        return self._store.metrics
+        # JSON has no NaN: on disk it is a word.
+        return [
+            {**line, "values": {name: float(value) for name, value in line["values"].items()}}
+            for line in self._store.metrics
+        ]
 
     @property
     def user_statistics(self) -> list[str]:
