@@ -64,7 +64,8 @@ page: | $(VENV)/bin/python
 
 # The tests of the page run in a real browser; FITSCOPE_CHROMIUM names one that is elsewhere.
 browser:
-	@if [ -n "$$FITSCOPE_CHROMIUM" ] || command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	@if [ -n "$$FITSCOPE_CHROMIUM" ]; then :; \
+	elif for b in chromium chromium-browser google-chrome; do command -v $$b && break; done | grep -q .; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium >/dev/null; \
 	else echo "The tests of the page need Chromium: install it (Debian: apt-get install chromium, as root), or set FITSCOPE_CHROMIUM to its path." >&2; exit 1; fi
