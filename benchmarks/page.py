@@ -10,7 +10,6 @@ operating system's files.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page_run import make
+from benchmarks.report import page as page_of_results
+from benchmarks.report import table
 
 TOKEN = "benchmark-token-0123456789"
 DRAWN = """() => {
@@ -169,8 +170,12 @@ def main() -> None:
             pairs.append(beside / alone)
         if pairs:
             result["live page, ratio of times"] = statistics.median(pairs)
-            result["live page, all ratios"] = pairs
-    print(json.dumps(result, indent=2))
+    rows = [[name, f"{value:.3g}"] for name, value in result.items() if isinstance(value, float)]
+    body = table(["", "measured"], rows)
+    if pairs:
+        body += "\n\nLive page, all ratios: " + ", ".join(f"{ratio:.3f}" for ratio in pairs)
+    heading = f"The page: {given.sites:,} sites x {given.steps:,} steps, all observed"
+    print(page_of_results(heading, "page", "jax", body))
 
 
 if __name__ == "__main__":
