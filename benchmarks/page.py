@@ -139,6 +139,39 @@ def live(sites: int, steps: int, chromium: str, playwright: Any, *, watched: boo
         return seconds
 
 
+def following(sites: int, chromium: str, playwright: Any, seconds: float = 20.0) -> float:
+    """Processor time of the server while a page follows a run, as a share of one core.
+
+    Unlike the times of `live` it says the same on a busy machine.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        code = (
+            "from pathlib import Path; from benchmarks.page_run import make\n"
+            f"make(Path({folder!r}) / 'live', {sites}, 100_000, pause=0.01)"
+        )
+        writer = subprocess.Popen([sys.executable, "-c", code])
+        while not (Path(folder) / "live" / "run.json").exists():
+            time.sleep(0.05)
+        process, link = start(Path(folder))
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser.new_page(viewport={"width": 1440, "height": 900}).goto(link)
+        time.sleep(5)
+        before, began = processor_seconds(process.pid), time.perf_counter()
+        time.sleep(seconds)
+        share = (processor_seconds(process.pid) - before) / (time.perf_counter() - began)
+        browser.close()
+        stop(process)
+        writer.kill()
+        writer.wait()
+        return share
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,6 +196,9 @@ def main() -> None:
         zooms = sorted(zooming(playwright, given.run, given.chromium, given.steps, given.zooms))
         result["zoom, ms, median"] = statistics.median(zooms)
         result["zoom, ms, p95"] = zooms[int(len(zooms) * 0.95) - 1]
+        result["server following 50 sites x 100 steps/s, % of a core"] = 100 * following(
+            50, given.chromium, playwright
+        )
         pairs = []
         for _ in range(given.live_pairs):
             alone = live(50, 100_000, given.chromium, playwright, watched=False)
