@@ -67,7 +67,8 @@ export interface State {
   sites?: number;
   lost_steps?: number;
   phases?: Record<string, Extent>;
-  seconds?: number;
+  /** Seconds until it may be asked again: the page may run beside the training. */
+  rest?: number;
 }
 
 export interface Picture {

@@ -4,8 +4,10 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { getJson, Problem, type RunDetail, type State } from "./api";
 
 const TICK = 1000;
-const REST_OF_TIME = 60; // times the server's own work that pass before it is asked again
 const LONGEST = 30_000;
+// At first nobody wants to wait, and opening a run is work that does not come again.
+const EAGER_TICKS = 10;
+const EAGER = 1500;
 
 export interface Followed {
   detail?: RunDetail;
@@ -21,6 +23,7 @@ export function useFollowed(run: string | undefined): Followed {
     const ending = new AbortController();
     let detail: RunDetail | undefined;
     let timer = 0;
+    let ticks = 0;
     const again = (delay: number) => {
       if (!ending.signal.aborted) timer = window.setTimeout(tick, delay);
     };
@@ -35,7 +38,8 @@ export function useFollowed(run: string | undefined): Followed {
         if (!detail) await load();
         else {
           const state = await getJson<State>("state", { run, version: detail.version }, ending.signal);
-          delay = Math.min(LONGEST, Math.max(TICK, (state.seconds ?? 0) * 1000 * REST_OF_TIME));
+          const longest = ticks++ < EAGER_TICKS ? EAGER : LONGEST;
+          delay = Math.min(longest, Math.max(TICK, (state.rest ?? 0) * 1000));
           if (state.changed) {
             if (state.sites !== detail.sites.length || state.status !== detail.status) await load();
             else {

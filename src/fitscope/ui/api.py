@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +29,9 @@ MOST_COLUMNS = 2000
 MOST_CELLS = 400_000
 """Cells of one picture: more would take longer to send and to draw than to look at."""
 
+FOLLOWING_SHARE = 0.005
+"""Of all processors, what following a running training may take of the server."""
+
 MODES = ("notable", "min", "mean", "max")
 
 
@@ -39,6 +44,7 @@ class Api:
 
     def __init__(self, runs: OpenRuns) -> None:
         self._runs = runs
+        self._work = Work()
 
     def routes(self) -> list[Route]:
         """The routes, all of them reading."""
@@ -56,7 +62,7 @@ class Api:
             "value": self.value,
         }
         return [
-            Route(f"/api/{name}", _guarded(answer), methods=["GET"])
+            Route(f"/api/{name}", _guarded(answer, self._work), methods=["GET"])
             for name, answer in answers.items()
         ]
 
@@ -77,7 +83,6 @@ class Api:
         version = opened.version()
         if request.query_params.get("version") == version:
             return _json({"version": version, "changed": False})
-        began = time.perf_counter()
         with opened.source.lock:
             value = {
                 "version": version,
@@ -87,7 +92,7 @@ class Api:
                 "lost_steps": opened.source.run.lost_steps,
                 "phases": extents(opened.source),
             }
-        return _json({**value, "seconds": time.perf_counter() - began})
+        return _json({**value, "rest": self._work.rest()})
 
     def strip(self, request: Request) -> Response:
         """Sites by columns of steps: one float32 a cell, NaN where nothing was observed."""
@@ -329,13 +334,35 @@ def _binary(header: dict[str, Any], values: NDArray[np.float32]) -> Response:
     return Response(body, media_type="application/octet-stream")
 
 
-def _guarded(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+class Work:
+    """Processor time that answering takes: the page may run beside the training it follows."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count the work of one answer."""
+        with self._lock:
+            self._seconds += seconds
+
+    def rest(self) -> float:
+        """Seconds to pass before the next look, so that following takes `FOLLOWING_SHARE`."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds / (FOLLOWING_SHARE * (os.cpu_count() or 1))
+
+
+def _guarded(answer: Callable[[Request], Response], work: Work) -> Callable[[Request], Response]:
     def guarded(request: Request) -> Response:
+        began = time.thread_time()
         try:
             return answer(request)
         except (FitscopeError, OSError, ValueError, KeyError) as error:
             # A run that is half written, broken or gone: the page says so in words.
             message = str(error) or type(error).__name__
             return JSONResponse({"problem": message}, 404)
+        finally:
+            work.add(time.thread_time() - began)
 
     return guarded
