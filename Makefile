@@ -3,6 +3,8 @@
 #   make test    install everything the tests need, then run the whole suite
 #   make check   lint, format and types
 #   make bench   the measurements behind the README's figures
+#   make page    build the page of `fitscope ui` (needs Node 18 or newer)
+#   make screenshots   of the page, into docs/images
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,9 +26,9 @@ OLDEST_JAX := 0.5.0
 PER_BACKEND := tests/engine tests/scope tests/values
 TENSORFLOW := nojit or test_truth or test_tensorflow or sequential or convolutions or custom_step
 
-REQUIREMENTS := pyproject.toml requirements/constraints.txt
+REQUIREMENTS := pyproject.toml requirements/constraints.txt hatch_build.py
 
-.PHONY: demo test test-all test-smoke test-common test-oldest $(BACKENDS:%=test-%) bench clean \
+.PHONY: page browser screenshots demo test test-all test-smoke test-common test-oldest $(BACKENDS:%=test-%) bench clean \
 	check check-lint check-format check-types format
 
 demo: $(VENV)/.stamp-demo
@@ -44,7 +46,7 @@ test-smoke: $(VENV)/.stamp-test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/engine -k "$(TENSORFLOW)" $(ARGS)
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/values $(ARGS)
 
-test-common: $(VENV)/.stamp-test
+test-common: $(VENV)/.stamp-test page browser
 	KERAS_BACKEND=jax $(PYTEST) tests $(PER_BACKEND:%=--ignore=%) $(ARGS)
 
 $(BACKENDS:%=test-%): test-%: $(VENV)/.stamp-test
@@ -55,6 +57,21 @@ test-oldest: $(OLDEST)/.stamp
 		KERAS_BACKEND=$$backend PYTHONPATH="$(CURDIR)/$(OLDEST)/keras:$(CURDIR)/$(OLDEST)/$$backend" \
 			$(PYTEST) $(PER_BACKEND) -m oldest_keras $(ARGS) || failed="$$failed $$backend"; \
 	done; test -z "$$failed" || { echo "failed on the oldest Keras with:$$failed" >&2; exit 1; }
+
+# Does nothing when what was built is newer than its source.
+page: | $(VENV)/bin/python
+	$(BIN)/python hatch_build.py
+
+# The tests of the page run in a real browser; FITSCOPE_CHROMIUM names one that is elsewhere.
+browser:
+	@if [ -n "$$FITSCOPE_CHROMIUM" ]; then :; \
+	elif for b in chromium chromium-browser google-chrome; do command -v $$b && break; done | grep -q .; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium >/dev/null; \
+	else echo "The tests of the page need Chromium: install it (Debian: apt-get install chromium, as root), or set FITSCOPE_CHROMIUM to its path." >&2; exit 1; fi
+
+screenshots: $(VENV)/.stamp-test page browser
+	KERAS_BACKEND=jax $(BIN)/python -m benchmarks.screenshots
 
 check: check-lint check-format check-types
 
@@ -75,7 +92,7 @@ bench: $(VENV)/.stamp-test
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis page/node_modules src/fitscope/ui/static
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; name one: make PYTHON=/path/to/python" >&2; exit 1; }

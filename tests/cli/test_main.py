@@ -37,7 +37,10 @@ def loaded_after(*arguments):
     return done.stderr.strip().split("\n")[-1]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "-h"], ["sites", "-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["demo", "-h"], ["sites", "-h"], ["ui", "-h"], ["run", "-h"]],
+)
 def test_help_imports_nothing_heavy(arguments):
     assert loaded_after(*arguments) == "[]"
 
@@ -48,7 +51,7 @@ def test_show_imports_neither_keras_nor_a_backend(write_run):
     assert not any(name in loaded for name in HEAVY)
 
 
-@pytest.mark.parametrize("command", ["demo", "show", "sites"])
+@pytest.mark.parametrize("command", ["demo", "run", "show", "sites", "ui"])
 def test_every_command_explains_itself_with_an_example(command):
     done = fitscope(command, "--help")
     assert done.returncode == 0

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     # argparse has no public name for it.
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[[argparse.Namespace], "int | Callable[[], int]"]
+"""Gives the exit status, or what is left to do where no exception is caught."""
 
 
 def add_command(

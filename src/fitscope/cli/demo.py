@@ -17,6 +17,7 @@ EPOCHS = 30
 
 _EXAMPLE = """\
   fitscope demo
+  fitscope demo --ui
   fitscope demo --backend torch --epochs 5
   fitscope demo --run runs/mine"""
 
@@ -47,6 +48,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--fixed", action="store_true", help="train the same network without its planted flaw"
     )
+    parser.add_argument("--ui", action="store_true", help="show the page in the browser meanwhile")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,5 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     # After the choice: importing Keras fixes its backend.
     from fitscope.demo.train import train
 
-    train(backend, arguments.epochs, arguments.run, flawed=not arguments.fixed)
+    train(
+        backend,
+        arguments.epochs,
+        arguments.run,
+        flawed=not arguments.fixed,
+        ui=arguments.ui,
+    )
     return OK

@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fitscope._version import __version__
-from fitscope.cli import demo, doctor, show, sites
+from fitscope.cli import demo, doctor, run, show, sites, ui
 from fitscope.cli.exit_codes import INTERRUPTED, OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
 
@@ -24,6 +24,8 @@ examples:
   fitscope show runs/first        the summary table of a run
   fitscope doctor train.py        what is wrong with a training
   fitscope sites model.keras      where a saved model can be watched
+  fitscope run train.py           an unmodified script, every fit in it watched
+  fitscope ui                     the runs in runs/, in the browser
 
 exit codes: 0 all went well, 1 a problem (one sentence on the error stream), 2 wrong usage,
 3 a fault found by `doctor`.
@@ -40,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fitscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (demo, show, doctor, sites):
+    for command in (demo, run, show, doctor, sites, ui):
         command.add_parser(commands)
     return parser
 
@@ -60,16 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _print_what_it_can()
     parser = build_parser()
+    given, rest = list(sys.argv[1:] if arguments is None else arguments), []
+    if given[:1] == ["run"]:  # what stands behind the script is the script's
+        given, rest = run.split(given)
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = parser.parse_args(given, argparse.Namespace(rest=rest))
     except SystemExit as leaving:  # argparse has printed the help or what is wrong
         return leaving.code if isinstance(leaving.code, int) else USAGE
     if not hasattr(parsed, "command"):
         parser.print_help(sys.stderr)
         return USAGE
     try:
-        status = parsed.command(parsed)
-        sys.stdout.flush()
+        status: int | Callable[[], int] = parsed.command(parsed)
+        if not callable(status):
+            sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
         return OK
@@ -80,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _explain(error)
     except Exception as error:  # anything else is a fault of fitscope; say so in one sentence
         return _explain(error, unexpected=True)
-    return status
+    # A script that is run ends as it does by itself: what it raises is its own.
+    return status() if callable(status) else status
 
 
 def _explain(error: Exception, *, unexpected: bool = False) -> int:

@@ -76,7 +76,7 @@ def ending_text(
     text.append("Look further:\n", style="bold")
     directory = shlex.quote(str(path))
     show = f"  {command()} show {directory}"
-    text.append(f"{show}\n{show} --phase validation")
+    text.append(f"{show}\n{show} --phase validation\n  {command()} ui {directory}")
     if flawed:
         text.append(f"\n  {command()} demo --fixed    the same network without the flaw")
     return text

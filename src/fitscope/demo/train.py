@@ -23,7 +23,14 @@ BATCH = 32
 EVERY = 5
 
 
-def train(backend: str, epochs: int, path: Path | None = None, *, flawed: bool = True) -> Path:
+def train(
+    backend: str,
+    epochs: int,
+    path: Path | None = None,
+    *,
+    flawed: bool = True,
+    ui: bool = False,
+) -> Path:
     """Train, show the live table, write a run, and say what was found.
 
     Args:
@@ -31,6 +38,7 @@ def train(backend: str, epochs: int, path: Path | None = None, *, flawed: bool =
         epochs: Epochs to train.
         path: The run directory; `runs/demo-<date-time>` by default.
         flawed: Whether the network has its flaw.
+        ui: Whether to show the page.
 
     Returns:
         The run directory.
@@ -48,7 +56,7 @@ def train(backend: str, epochs: int, path: Path | None = None, *, flawed: bool =
 
     put(opening_text(backend, epochs, len(digits.x), flawed=flawed))
     model = build(flawed=flawed)
-    scope = Scope(run=path, every=EVERY)
+    scope = Scope(run=path, every=EVERY, ui=ui)
     live = LiveCallback(scope, LiveTable(console))
     try:
         history = model.fit(

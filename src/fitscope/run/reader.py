@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from fitscope.errors import RunError, SelectionError
 from fitscope.run.histograms import SparseRows
+from fitscope.run.history import metrics_of
 from fitscope.run.parts import Rows, read_parts
 from fitscope.run.query import moments_of, tidy
 from fitscope.run.record import PHASES
@@ -115,6 +116,16 @@ class Run:
         `place` steps old), `"epoch"` (`logs` at its end) and `"end"` (how far each weight moved).
         """
         return self._store.history
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Loss and metrics as Keras reported them, oldest first.
+
+        Each has `step`, `epoch`, `phase` and `values` by name. Phase `"train"` holds what Keras
+        reported after an observed step, a mean over the epoch up to there; phase `"epoch"` what it
+        reported at the end of an epoch, `val_` metrics among it.
+        """
+        return metrics_of(self.history)
 
     @property
     def user_statistics(self) -> list[str]:

@@ -41,6 +41,7 @@ from fitscope.values.stream import Stream
 if TYPE_CHECKING:
     from fitscope.rules.fit import Fit
     from fitscope.run.reader import Run
+    from fitscope.ui.show import Page
 
 
 class Scope(keras.callbacks.Callback):
@@ -60,6 +61,7 @@ class Scope(keras.callbacks.Callback):
         rules: which rules look for faults: a dict from a rule's id to `False` (silence it) or its
             thresholds, rules of your own made by `fs.rule`, or a list of these. They come on top of
             the nearest `fitscope.toml`.
+        ui: show the page (see `show`) as soon as the first `fit` begins; needs `run`.
 
     Raises:
         FitscopeError: an argument is not what is accepted.
@@ -83,6 +85,7 @@ class Scope(keras.callbacks.Callback):
         budget: float = 0.02,
         every: int | None = None,
         rules: Any = None,
+        ui: bool = False,
     ) -> None:
         super().__init__()
         keras_internals.check()
@@ -94,6 +97,8 @@ class Scope(keras.callbacks.Callback):
             _check_free(self._path)
         self.runs: list[Run] = []
         """One run for each model this scope has watched, in order."""
+        self._page: Page | None = None
+        self._wants_page = _checked_ui(ui, self._path)
         self._session: Session | None = None
         self._rules = choose(RULES, rules)
         self._conclusion = Conclusion(self._rules)
@@ -223,6 +228,46 @@ class Scope(keras.callbacks.Callback):
             return {}
         return self._session.drain.latest_values(phase)
 
+    def close(self, status: str = "finished") -> None:
+        """Write what is waiting and mark the end of the run; a later `fit` begins another one.
+
+        Nobody has to call it: a run is at rest between two `fit`s, and readable at any time.
+
+        Args:
+            status: what `run.status` says from now on.
+        """
+        self._close(status)
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def show(self, *, open_browser: bool = True) -> Page:
+        """Show this scope's runs in the browser, live.
+
+        The page is served by a process of its own, which ends with this one; afterwards
+        `fitscope ui` shows the same runs.
+
+        Args:
+            open_browser: whether to open the link in a browser.
+
+        Returns:
+            The page: `url`, and `close()`.
+
+        Raises:
+            FitscopeError: the scope keeps its run in memory, or the page cannot be served.
+        """
+        from fitscope.ui.show import show
+
+        if self._path is None:
+            raise FitscopeError(
+                "Scope.show(): this scope keeps its run in memory, and the page reads run "
+                'directories. Give it one: fs.Scope(..., run="runs/first").'
+            )
+        if self._page is None or not self._page.is_open:
+            self._path.mkdir(parents=True, exist_ok=True)
+            self._page = show([self._path], beside=True, open_browser=open_browser)
+        return self._page
+
     # What Keras calls.
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -230,6 +275,7 @@ class Scope(keras.callbacks.Callback):
         self._epoch_shift = -1  # decided by the first epoch's number
         self._begin("train")
         self._examine()
+        self._show_when_wanted()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._epoch_shift < 0:
@@ -302,6 +348,18 @@ class Scope(keras.callbacks.Callback):
     @property
     def _test_phase(self) -> str:
         return "validation" if self._fitting else "test"
+
+    def _show_when_wanted(self) -> None:
+        if not self._wants_page or self._page is not None:
+            return
+        self._wants_page = False
+        try:
+            sys.stderr.write(f"fitscope page: {self.show().url}\n")
+        except Exception:
+            tell(
+                "The page could not be shown; training goes on, and `fitscope ui` shows the run. "
+                "The cause was:\n" + traceback.format_exc(limit=-3)
+            )
 
     def _begin(self, phase: str) -> Session:
         # `self.model` would bring all state back to the host on JAX; the attribute does not.
@@ -404,10 +462,10 @@ class Scope(keras.callbacks.Callback):
                 + traceback.format_exc(limit=-6)
             )
 
-    def _close(self) -> None:
+    def _close(self, status: str = "finished") -> None:
         if self._session is not None:
             self._session.finish()
-            self._session.writer.close("finished")
+            self._session.writer.close(status)
             self._session = None
 
 
@@ -418,6 +476,17 @@ def _check_free(path: Path) -> None:
             f"Scope(run={str(path)!r}): the directory already holds something. Give one that is "
             "new or empty; fs.open_run reads a run that is there."
         )
+
+
+def _checked_ui(ui: Any, path: Path | None) -> bool:
+    if not isinstance(ui, bool):
+        raise FitscopeError(f"Scope(ui={ui!r}): expected True or False.")
+    if ui and path is None:
+        raise FitscopeError(
+            "Scope(ui=True): the page reads run directories, and this scope keeps its run in "
+            'memory. Give it one: fs.Scope(..., run="runs/first", ui=True).'
+        )
+    return ui
 
 
 def _checked(instructions: tuple[Any, ...]) -> tuple[Instruction, ...]:

@@ -1,0 +1,147 @@
+// What was found: in one line above everything, and in full.
+
+import type { Finding, Findings, RunDetail } from "./api";
+import { compact, percent, whole } from "./format";
+import { SIGNS } from "./strip_canvas";
+import type { Go } from "./view";
+
+const BY_RULE: Record<string, string> = {
+  dead_units: "Dead units",
+  saturation: "Saturated",
+  non_finite: "Not finite",
+  constant_output: "Constant output",
+};
+const SHOWN = 3;
+
+export function title(rule: string): string {
+  return BY_RULE[rule] ?? rule.replaceAll("_", " ");
+}
+
+export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go }) {
+  const { detail, findings, go } = props;
+  const observed = detail.phases.train?.observed ?? 0;
+  if (!findings) return <section class="verdict wait" aria-label="Findings">Looking for findings …</section>;
+  if (!findings.findings.length) {
+    return (
+      <section class="verdict fine" aria-label="Findings">
+        <strong>Nothing stands out</strong> in {whole(observed)} observed training steps.
+        {findings.note && <span class="dim"> {findings.note}</span>}
+      </section>
+    );
+  }
+  const first = findings.findings.slice(0, SHOWN);
+  const more = findings.findings.length - first.length;
+  return (
+    <section class={`verdict ${first[0].severity}`} aria-label="Findings">
+      {first.map((finding) => (
+        <p key={finding.rule + finding.site}>
+          <span class={`sign ${finding.severity}`}>
+            {SIGNS[finding.severity]} {finding.severity}
+          </span>{" "}
+          <button type="button" class="link strong" onClick={() => go({ tab: "layer", site: finding.site })}>
+            {finding.site}
+          </button>{" "}
+          <span class="since">since step {whole(finding.first_step)}</span>
+          <span class="message">{finding.message}</span>
+        </p>
+      ))}
+      {more > 0 && (
+        <button type="button" class="link" onClick={() => go({ tab: "findings" })}>
+          {more} more
+        </button>
+      )}
+    </section>
+  );
+}
+
+export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean }) {
+  const { finding, go } = props;
+  const Heading = props.linked ? "h2" : "h3";
+  return (
+    <article class={`finding ${finding.severity}`}>
+      <Heading>
+        <span class={`sign ${finding.severity}`}>
+          {SIGNS[finding.severity]} {finding.severity}
+        </span>{" "}
+        {title(finding.rule)}
+        {props.linked && (
+          <>
+            {": "}
+            <button type="button" class="link strong" onClick={() => go({ tab: "layer", site: finding.site })}>
+              {finding.site}
+            </button>
+          </>
+        )}
+      </Heading>
+      <p>{finding.message}</p>
+      <p class="dim">
+        From step {whole(finding.first_step)}
+        {finding.last_step > finding.first_step && ` to ${whole(finding.last_step)}`}.
+      </p>
+      {finding.remedy && (
+        <p>
+          <strong>What to do.</strong> {finding.remedy}
+        </p>
+      )}
+      {Object.keys(finding.evidence).length > 0 && (
+        <details>
+          <summary>Evidence</summary>
+          <dl class="facts">
+            {Object.entries(finding.evidence).map(([name, value]) => (
+              <div>
+                <dt>{name.replaceAll("_", " ")}</dt>
+                <dd>{evidence(name, value)}</dd>
+              </div>
+            ))}
+          </dl>
+        </details>
+      )}
+    </article>
+  );
+}
+
+function evidence(name: string, value: unknown): string {
+  if (typeof value === "number") return name.includes("share") ? percent(value) : compact(value);
+  if (Array.isArray(value)) return value.map((each) => evidence(name, each)).join(", ");
+  return typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
+}
+
+export function FindingsView(props: { detail: RunDetail; findings?: Findings; go: Go }) {
+  const { detail, findings, go } = props;
+  return (
+    <>
+      {!findings ? (
+        <p class="empty">Looking for findings …</p>
+      ) : !findings.findings.length ? (
+        <p class="empty">The rules found nothing so far.</p>
+      ) : (
+        findings.findings.map((finding) => <FindingCard finding={finding} go={go} linked />)
+      )}
+      {findings?.note && <p class="dim">{findings.note}</p>}
+      {detail.unseen.length > 0 && (
+        <section>
+          <h2>Not seen</h2>
+          <p class="dim">Selected, and not observed; nothing is left out in silence.</p>
+          <table>
+            <thead>
+              <tr>
+                <th>Site</th>
+                <th>Why</th>
+                <th>What to do</th>
+              </tr>
+            </thead>
+            <tbody>
+              {detail.unseen.map((gap) => (
+                <tr>
+                  <td>{gap.site}</td>
+                  <td>{gap.reason}</td>
+                  <td>{gap.remedy}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </section>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,101 @@
+// Following a run: what changes is asked for again, not more often than the server can afford.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { getJson, Problem, type RunDetail, type State } from "./api";
+
+const TICK = 1000;
+const LONGEST = 30_000;
+// At first nobody wants to wait, and opening a run is work that does not come again.
+const EAGER_TICKS = 10;
+const EAGER = 1500;
+
+export interface Followed {
+  detail?: RunDetail;
+  version: string;
+  problem?: string;
+}
+
+export function useFollowed(run: string | undefined): Followed {
+  const [followed, setFollowed] = useState<Followed>({ version: "" });
+  useEffect(() => {
+    setFollowed({ version: "" });
+    if (run === undefined) return;
+    const ending = new AbortController();
+    let detail: RunDetail | undefined;
+    let timer = 0;
+    let ticks = 0;
+    const again = (delay: number) => {
+      if (!ending.signal.aborted) timer = window.setTimeout(tick, delay);
+    };
+    const load = async () => {
+      detail = await getJson<RunDetail>("run", { run }, ending.signal);
+      setFollowed({ detail, version: detail.version });
+    };
+    const tick = async () => {
+      let delay = TICK;
+      try {
+        if (document.hidden) return again(TICK);
+        if (!detail) await load();
+        else {
+          const state = await getJson<State>("state", { run, version: detail.version }, ending.signal);
+          const longest = ticks++ < EAGER_TICKS ? EAGER : LONGEST;
+          delay = Math.min(longest, Math.max(TICK, (state.rest ?? 0) * 1000));
+          if (state.changed) {
+            if (state.sites !== detail.sites.length || state.status !== detail.status) await load();
+            else {
+              detail = {
+                ...detail,
+                version: state.version,
+                lost_steps: state.lost_steps ?? 0,
+                phases: state.phases ?? detail.phases,
+              };
+              setFollowed({ detail, version: detail.version });
+            }
+          } else {
+            setFollowed((now) => (now.problem ? { ...now, problem: undefined } : now));
+          }
+        }
+      } catch (error) {
+        if (ending.signal.aborted) return;
+        const problem = error instanceof Error ? error.message : String(error);
+        setFollowed({ detail, version: detail?.version ?? "", problem });
+        if (error instanceof Problem && error.status === 401) return;
+        delay = 2000;
+      }
+      again(delay);
+    };
+    void tick();
+    return () => {
+      ending.abort();
+      clearTimeout(timer);
+    };
+  }, [run]);
+  return followed;
+}
+
+/** What a question is answered with; asked again when one of `deps` changes. */
+export function useAnswer<T>(
+  question: ((signal: AbortSignal) => Promise<T>) | null,
+  deps: unknown[],
+): { answer?: T; problem?: string; waiting: boolean } {
+  const [state, setState] = useState<{ answer?: T; problem?: string; waiting: boolean }>({
+    waiting: true,
+  });
+  const latest = useRef<AbortController>(undefined);
+  useEffect(() => {
+    if (!question) return;
+    latest.current?.abort();
+    const ending = new AbortController();
+    latest.current = ending;
+    setState((now) => ({ ...now, waiting: true }));
+    question(ending.signal).then(
+      (answer) => !ending.signal.aborted && setState({ answer, waiting: false }),
+      (error) => {
+        if (ending.signal.aborted) return;
+        setState((now) => ({ ...now, problem: error.message, waiting: false }));
+      },
+    );
+    return () => ending.abort();
+  }, deps);
+  return state;
+}

@@ -1,0 +1,100 @@
+"""Findings of a run, kept up to date beside the requests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fitscope.rules.finding import Finding, by_severity
+from fitscope.rules.registry import findings as rules
+from fitscope.ui.source import Source
+
+RULE_ROWS = 2_000_000
+"""Statistics up to which the rules are run here; beyond it only what the run holds is shown."""
+
+PAUSE = 50.0
+"""Times the last computation took that pass before the next one: the page may run on the machine
+that trains."""
+
+_LEAST_PAUSE = 2.0
+
+
+@dataclass
+class Findings:
+    """What the page shows of findings.
+
+    Args:
+        found: The findings as JSON objects, the gravest first.
+        complete: Whether the rules were run over the run as it is in the page.
+        note: What is left to say.
+        fresh: Whether they are of the run as it is now, and not of a moment ago.
+    """
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = True
+    note: str = ""
+    fresh: bool = True
+
+
+class FindingsWatch:
+    """Computes the findings of one run, not more often than it can afford.
+
+    Args:
+        source: The run, for this watch alone.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._latest = Findings()
+        self._version: object = None
+        self._next = 0.0
+
+    def latest(self, version: object, rows: int) -> Findings:
+        """The findings; those of a moment ago when a new computation would come too soon.
+
+        Args:
+            version: Changes when the run has changed.
+            rows: How many statistics the run holds.
+        """
+        with self._lock:
+            if version == self._version:
+                return self._latest
+            if time.monotonic() < self._next:
+                return replace(self._latest, fresh=False)
+            began = time.monotonic()
+            self._latest = self._compute(rows)
+            took = time.monotonic() - began
+            self._version, self._next = version, began + max(_LEAST_PAUSE, PAUSE * took)
+            return self._latest
+
+    def _compute(self, rows: int) -> Findings:
+        run = self._source.run
+        stored = [Finding.from_json(value) for value in run.findings]
+        if rows > RULE_ROWS:
+            return Findings(
+                [finding.to_json() for finding in by_severity(_newest(stored))],
+                complete=False,
+                note=(
+                    f"This run holds {rows:,} statistics; the page shows what was found at the end "
+                    "of each fit and does not run the rules again. `fitscope show` does."
+                ),
+            )
+        try:
+            found = rules(run)
+        except Exception as error:  # noqa: BLE001 - a rule that fails must not take the page away
+            return Findings(
+                [finding.to_json() for finding in by_severity(_newest(stored))],
+                complete=False,
+                note=f"A rule failed here ({type(error).__name__}: {error}).",
+            )
+        known = {(finding.rule, finding.site) for finding in found}
+        found += [f for f in _newest(stored) if (f.rule, f.site) not in known]
+        return Findings([finding.to_json() for finding in by_severity(found)])
+
+
+def _newest(stored: list[Finding]) -> list[Finding]:
+    """Of each rule at each site the one that was written last."""
+    return list({(finding.rule, finding.site): finding for finding in stored}.values())
