@@ -115,13 +115,17 @@ export interface Fan {
 
 export interface Finding {
   rule: string;
-  severity: "error" | "warning" | "info";
+  severity: "fault" | "warning" | "note";
   site: string;
   first_step: number;
   last_step: number;
   message: string;
   evidence: Record<string, unknown>;
   remedy: string;
+  /** Not in runs of earlier versions. */
+  why?: string;
+  stage?: "contract" | "training";
+  consequences?: Finding[];
 }
 
 export interface Findings {

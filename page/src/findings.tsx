@@ -75,12 +75,21 @@ export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean 
       </Heading>
       <p>{finding.message}</p>
       <p class="dim">
-        From step {whole(finding.first_step)}
-        {finding.last_step > finding.first_step && ` to ${whole(finding.last_step)}`}.
+        {finding.stage === "contract"
+          ? "Before the first step."
+          : `From step ${whole(finding.first_step)}${
+              finding.last_step > finding.first_step ? ` to ${whole(finding.last_step)}` : ""
+            }.`}{" "}
+        {finding.why}
       </p>
       {finding.remedy && (
         <p>
           <strong>What to do.</strong> {finding.remedy}
+        </p>
+      )}
+      {finding.consequences && finding.consequences.length > 0 && (
+        <p class="dim">
+          Explains: {finding.consequences.map((each) => `${title(each.rule)} (${each.site})`).join(", ")}.
         </p>
       )}
       {Object.keys(finding.evidence).length > 0 && (

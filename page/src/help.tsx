@@ -32,7 +32,7 @@ export function Help({ close }: { close: () => void }) {
         ))}
       </dl>
       <p>
-        The address holds what you see: copy it to come back. ■ error, ▲ warning, ● information; the frame around a row
+        The address holds what you see: copy it to come back. ■ fault, ▲ warning, ● note; the frame around a row
         begins where it began.
       </p>
       <button type="button" onClick={() => dialog.current?.close()}>

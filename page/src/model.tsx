@@ -10,7 +10,7 @@ import { defaultStatistic } from "./strip";
 import { SIGNS } from "./strip_canvas";
 import type { Go, View } from "./view";
 
-const GRAVITY = ["error", "warning", "info"] as const;
+const GRAVITY = ["fault", "warning", "note"] as const;
 
 interface Props {
   detail: RunDetail;

@@ -199,7 +199,7 @@ function Loss(props: PanelProps & { window: [number, number] }) {
     return at >= 0 ? points!.step[at] : undefined;
   }, [answer]);
   const marks = useMemo(
-    () => (broken === undefined ? [] : [{ step: broken, colour: css("--error") }]),
+    () => (broken === undefined ? [] : [{ step: broken, colour: css("--fault") }]),
     [broken, props.theme],
   );
   if (!curves.length) return null;
@@ -219,7 +219,7 @@ function Loss(props: PanelProps & { window: [number, number] }) {
         label="Loss over steps, as Keras reported it"
         onWindow={(next) => props.go({ first: next?.[0], last: next?.[1] }, true)}
       />
-      {broken !== undefined && <p class="why error">■ The loss is not finite from step {broken} on.</p>}
+      {broken !== undefined && <p class="why fault">■ The loss is not finite from step {broken} on.</p>}
     </div>
   );
 }

@@ -10,7 +10,7 @@ export const AXIS = 26;
 const RIGHT = 12;
 const NAMED_ROW = 11; // pixels a row needs for its name
 
-export const SIGNS = { error: "■", warning: "▲", info: "●" } as const;
+export const SIGNS = { fault: "■", warning: "▲", note: "●" } as const;
 
 export interface StripProps {
   run: string;

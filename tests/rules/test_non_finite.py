@@ -23,7 +23,7 @@ def test_names_the_first_site_of_the_first_step(make_run, make_site):
     )
     (found,) = non_finite(run)
     assert (found.site, found.severity, found.first_step) == ("conv_2", "fault", 100)
-    assert "held 7 +infinity (0.2% of its values) in step 100" in found.message
+    assert "held 7 +infinity (0.2% of its values) in the forward pass of step 100" in found.message
     assert "none in step 95 before it" in found.message
     assert "first of 3 sites" in found.message
     assert found.evidence["other_sites"] == ["conv_1", "dense"]

@@ -481,3 +481,17 @@ def test_steps_are_counted_right_on_data_of_unknown_length(every: int, validate:
     assert scope.cost["steps"] == 9 + (9 if validate and every == 1 else 0) or (
         validate and every > 1  # how long an evaluation was is not known between observed steps
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"every": 3}], ids=["budget", "every"])
+def test_many_steps_of_a_loop_of_ones_own_are_timed(settings: Any, model: Any, data: Any) -> None:
+    x, y = data
+    scope = fs.Scope(**settings)
+    with scope.attach(model):
+        for _ in range(40):
+            model.train_on_batch(x[:8], y[:8])
+    cost = scope.cost
+    assert cost["steps"] == 40
+    assert 3 < cost["observed_steps"] <= 40
+    assert cost["seconds"] >= 0
+    model.train_on_batch(x[:8], y[:8])

@@ -123,7 +123,7 @@ def test_it_says_which_layer_is_unwell_and_since_when(page):
 
 def test_nan_is_told_with_its_first_step(page):
     go(page, "#/strip?run=nan")
-    page.wait_for_selector(".verdict.error")
+    page.wait_for_selector(".verdict.fault")
     assert "since step 150" in page.inner_text(".verdict")
     page.wait_for_selector(".loss .why")
     assert "from step 150 on" in page.inner_text(".loss .why")
@@ -237,6 +237,7 @@ def test_the_graph_leads_to_the_layer(page):
     page.wait_for_selector("g.node")
     assert page.locator("g.node").count() == len(LAYERS)
     assert page.locator("path.edge").count() == len(LAYERS) - 1
+    page.wait_for_selector("g.node.warning")
     assert page.locator("g.node.warning").count() == 1
     page.locator("g.node").nth(2).focus()
     page.keyboard.press("Enter")

@@ -30,8 +30,12 @@ class Engine(Protocol):
         """
         ...
 
-    def wait(self) -> None:
-        """Let the device finish what it was given."""
+    def wait(self, outputs: Any = None) -> None:
+        """Let the device finish what it was given.
+
+        Args:
+            outputs: what the last step returned, where that is at hand.
+        """
         ...
 
 

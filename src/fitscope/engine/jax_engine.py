@@ -287,11 +287,16 @@ class JaxEngine:
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
 
-    def wait(self) -> None:
-        """Let the device finish what it was given."""
+    def wait(self, outputs: Any = None) -> None:
+        """See `build.Engine.wait`."""
+        if outputs is not None:
+            jax.block_until_ready(outputs)
+            return
         # Keras keeps the state in lists of its own kind, in which JAX does not look for arrays.
         state = vars(self._model).get("_jax_state") or {}
-        jax.block_until_ready([array for group in state.values() for array in group])
+        arrays = [array for group in state.values() for array in group]
+        # Between steps a part of it may have been given to a step already.
+        jax.block_until_ready([array for array in arrays if not array.is_deleted()])
 
     def _shardings(self, phase: str) -> dict[str, Any]:
         if keras.distribution.distribution() is None:

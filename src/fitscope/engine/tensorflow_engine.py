@@ -258,8 +258,9 @@ class TensorFlowEngine:
         x = tf.stop_gradient(met.tensor)
         return _of(slot, x * tf.cast(self._one, x.dtype))
 
-    def wait(self) -> None:
-        """Let the device finish what it was given."""
+    def wait(self, outputs: Any = None) -> None:
+        """See `build.Engine.wait`."""
+        del outputs
         if tf.config.list_physical_devices("GPU"):
             tf.test.experimental.sync_devices()
 

@@ -187,8 +187,9 @@ class TorchEngine:
 
         return observed_step
 
-    def wait(self) -> None:
-        """Let the device finish what it was given."""
+    def wait(self, outputs: Any = None) -> None:
+        """See `build.Engine.wait`."""
+        del outputs
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 

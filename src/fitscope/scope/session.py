@@ -126,7 +126,7 @@ class Session:
             observing = self._decide(phase, next(batch))
             outputs = self._observe(phase, plain, args) if observing else plain(*args)
             if self.schedule(phase).calibrates():
-                self._wait()
+                self._wait(outputs)
             # What the caller does between two calls is not the time of a step.
             self._close_timer(phase, time.perf_counter())
             return outputs
@@ -354,10 +354,10 @@ class Session:
                 self.compile_seconds += now - began
         self._timer = None
 
-    def _wait(self) -> None:
+    def _wait(self, outputs: Any = None) -> None:
         """Let the device finish, so that the time of a step is that step's own."""
         if self._engine is not None:
-            self._engine.wait()
+            self._engine.wait(outputs)
 
 
 def make_plan(model: Any, instructions: Sequence[Instruction]) -> Plan:
