@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -465,6 +466,28 @@ SETTINGS: tuple[tuple[Case, bool], ...] = tuple(
 )
 """Models with and without `jit_compile`. torch runs eagerly: inductor needs a C++ compiler."""
 
+_DAILY = {
+    ("jax", True): (
+        "branches", "subclassed", "convolutions", "recurrent", "transformer", "frozen", "noisy",
+        "mixed_float16", "gan", "regularized",
+    ),
+    ("jax", False): ("custom_step",),
+    ("tensorflow", True): ("sequential", "convolutions", "custom_step"),
+    ("tensorflow", False): (
+        "sequential", "nested", "convolutions", "recurrent", "transformer", "mixed_float16",
+        "custom_step", "gan",
+    ),
+}  # fmt: skip
+"""Each is trained twice and compiled as often: what `make test` has the time for."""
+
+COMPARED: tuple[tuple[Case, bool], ...] = tuple(
+    (case, jit)
+    for case, jit in SETTINGS
+    if os.environ.get("FITSCOPE_TEST_ALL")
+    or case.name in _DAILY.get((BACKEND, jit), [c.name for c in ALL])
+)
+"""Models whose training is compared bit for bit; all of them on torch, and with `make test-all`."""
+
 VALIDATED = ("convolutions", "noisy", "recurrent", "custom_step", "mixed_float16", "two_outputs")
 """Trained with validation data; each costs the compilation of another function."""
 
@@ -476,5 +499,5 @@ def setting_id(value: Any) -> str:
 BY_NAME = {case.name: case for case in ALL}
 
 __all__ = [
-    "ALL", "BACKEND", "BATCH", "BY_NAME", "SETTINGS", "VALIDATED", "Case", "rows", "setting_id",
+    "ALL", "BACKEND", "BATCH", "BY_NAME", "COMPARED", "SETTINGS", "VALIDATED", "Case", "rows", "setting_id",
 ]  # fmt: skip

@@ -92,7 +92,7 @@ def test_a_selection_that_matches_nothing_stops_before_training(model: Any, data
     ("arguments", "error", "says"),
     [
         ({"of": "weights"}, fs.SelectionError, "'weights'"),
-        ({"of": "gradient"}, fs.SelectionError, "cannot be watched yet"),
+        ({"of": "gradients"}, fs.SelectionError, "Did you mean 'gradient'"),
         ({"of": []}, fs.SelectionError, "empty"),
         ({"of": ["output", "nothing"]}, fs.SelectionError, "'nothing'"),
         ({"select": 3}, fs.SelectionError, "3"),
