@@ -499,5 +499,6 @@ def setting_id(value: Any) -> str:
 BY_NAME = {case.name: case for case in ALL}
 
 __all__ = [
-    "ALL", "BACKEND", "BATCH", "BY_NAME", "COMPARED", "SETTINGS", "VALIDATED", "Case", "rows", "setting_id",
+    "ALL", "BACKEND", "BATCH", "BY_NAME", "COMPARED", "SETTINGS", "VALIDATED", "Case", "rows",
+    "setting_id",
 ]  # fmt: skip
