@@ -158,7 +158,7 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
 
 def _is_prediction(tensor: Any) -> bool:
     """Whether a tensor comes out of a linear layer and goes into a difference of variables."""
-    (reader,) = _of_values(tensor)
+    reader = _of_values(tensor)[0]
     around = [*tensor.op.inputs, *reader.inputs]
     constant = any(t.op.type == "Const" for t in around)  # sums with constants are rearranged
     return tensor.op.type in _LINEAR and reader.type in _DIFFERENCES and not constant
