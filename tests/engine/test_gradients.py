@@ -31,8 +31,6 @@ SLOW = {
 }
 """Left to the comparison of trainings bit for bit on backends that compile them for long."""
 
-RANDOM = ("noisy", "transformer", "sequential")
-
 Place = tuple[int, int, tuple[str, ...]]
 """Which layer, which of its calls, which of its outputs."""
 
@@ -111,7 +109,10 @@ def loss_of(model: Any, x: Any, y: Any, y_pred: Any) -> Any:
     return model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=None, training=True)
 
 
-def by_torch(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+def by_torch(
+    model: Any, x: Any, y: Any, *, jit: bool
+) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+    del jit
     met: dict[Place, Any] = {}
 
     def keep(place: Place, tensor: Any) -> Any:
@@ -130,30 +131,51 @@ def by_torch(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[
     return found, [array(v.value.grad) for v in model.trainable_variables]
 
 
-def by_tensorflow(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+def by_tensorflow(
+    model: Any, x: Any, y: Any, *, jit: bool
+) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+    """With XLA where the step has it: it draws other random numbers from the same seed."""
     import tensorflow as tf
 
-    met: dict[Place, Any] = {}
+    places: list[Place] = []
+    again: dict[Place, Place] = {}
 
-    def keep(place: Place, tensor: Any) -> Any:
-        met[place] = tensor
-        return tensor
+    def run(x: Any, y: Any) -> tuple[list[Any], list[Any]]:
+        met: dict[Place, Any] = {}
 
-    passing = Passing(keep, model)
-    with tf.GradientTape(persistent=True) as tape:
-        with passing.installed():
-            y_pred = model(x, **in_training(model))
-        loss = loss_of(model, x, y, y_pred)
-    met.update({place: met[other] for place, other in passing.again.items() if other in met})
-    floats = {p: t for p, t in met.items() if is_float(t)}
-    gradients = {p: tape.gradient(loss, t) for p, t in floats.items()}
-    found = {p: array(g) for p, g in gradients.items() if g is not None}
-    return found, [array(g) for g in tape.gradient(loss, model.trainable_variables)]
+        def keep(place: Place, tensor: Any) -> Any:
+            if is_float(tensor):
+                met[place] = tensor
+            return tensor
+
+        passing = Passing(keep, model)
+        with tf.GradientTape() as tape:
+            with passing.installed():
+                y_pred = model(x, **in_training(model))
+            loss = loss_of(model, x, y, y_pred)
+        variables = model.trainable_variables
+        found = tape.gradient(loss, [*variables, *met.values()])
+        of_outputs = dict(zip(met, found[len(variables) :], strict=True))
+        places[:] = [place for place, gradient in of_outputs.items() if gradient is not None]
+        again.update(passing.again)
+        of_weights = [tf.convert_to_tensor(g) for g in found[: len(variables)]]
+        return [of_outputs[place] for place in places], of_weights
+
+    if jit:
+        run = tf.function(run, jit_compile=True, autograph=False)
+    of_outputs, of_weights = run(x, y)
+    found = {place: array(g) for place, g in zip(places, of_outputs, strict=True)}
+    found.update({place: found[other] for place, other in again.items() if other in found})
+    return found, [array(g) for g in of_weights]
 
 
-def by_jax(model: Any, x: Any, y: Any) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
+def by_jax(
+    model: Any, x: Any, y: Any, *, jit: bool
+) -> tuple[dict[Place, np.ndarray], list[np.ndarray]]:
     """Zeros are added to every output, and the loss is differentiated by them."""
     import jax
+
+    del jit
 
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
@@ -241,11 +263,11 @@ class Replayed:
     """One step once more, on a twin of the model in the state that the step began from."""
 
     def __init__(
-        self, twin: Twin, state: list[np.ndarray], later: list[np.ndarray], x: Any, y: Any
+        self, twin: Twin, state: list[Any], later: list[Any], batch: Any, *, jit: bool
     ) -> None:
         twin.load(state)
         self.model = twin.model
-        outputs, by_weight = AUTODIFF(twin.model, *tensors(x, y))
+        outputs, by_weight = AUTODIFF(twin.model, *tensors(*batch), jit=jit)
         self._outputs = outputs
         variables = twin.model.trainable_variables
         self._gradients = {id(v): g for v, g in zip(variables, by_weight, strict=True)}
@@ -301,16 +323,14 @@ def check(case: Case, jit: bool, n: int = 2 * BATCH) -> None:
     states.append([np.array(ops.convert_to_numpy(v)) for v in model.variables])
     twin = Twin(case, x, y)
     sites = {site.name: site for site in scope.run.sites}
-    # XLA draws other random numbers than TensorFlow's own kernels do, from the same seed.
-    random = BACKEND == "tensorflow" and jit and case.name in RANDOM
     wrong: list[str] = []
     for step, values in enumerate(values_of(scope.run, steps)):
         part = slice(step * BATCH, (step + 1) * BATCH)
         batch = [rows(d, part.start, part.stop) for d in (x, y)]
-        replayed = Replayed(twin, states[step], states[step + 1], *batch)
+        replayed = Replayed(twin, states[step], states[step + 1], batch, jit=jit)
         for name, got in values.items():
             site = sites[name]
-            if "gradient" in site.port and (random or site.path == twin.model.name):
+            if site.port == "gradient" and site.path == twin.model.name:
                 continue
             problem = replayed.problem(site, got, half=site.dtype != "float32" or case.half)
             if problem:
@@ -321,7 +341,12 @@ def check(case: Case, jit: bool, n: int = 2 * BATCH) -> None:
         of_port = [s for s in sites.values() if s.port == port]
         reported = [resolve(model, s.path).weights for s in of_port]
         named = zip(of_port, reported, strict=True)
-        assert {next(v.path for v in ws if v.name == s.leaf[0]) for s, ws in named} == trained
+        seen = {next(v.path for v in ws if v.name == s.leaf[0]) for s, ws in named}
+        # Where reading a tensor would cost TensorFlow's own fusion, it is reported as not seen.
+        fused = [u.site for u in scope.unseen if f":{port}[" in u.site and "fuses it" in u.reason]
+        assert not fused or (BACKEND == "tensorflow" and not jit)
+        assert seen <= trained
+        assert len(seen) + len(fused) == len(trained), (seen, fused)
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n not in SLOW[BACKEND]])
@@ -406,7 +431,9 @@ def test_the_update_is_what_was_applied(options: dict[str, Any], jit: bool) -> N
     if "gradient_accumulation_steps" in options:
         assert update == 0
     # The gradient is the one before clipping.
-    assert one(scope, "out:weight_gradient[kernel]", "l2") > 0.1
+    fused = [u for u in scope.unseen if u.site == "out:weight_gradient[kernel]"]
+    assert not fused or (BACKEND == "tensorflow" and not jit)
+    assert fused or one(scope, "out:weight_gradient[kernel]", "l2") > 0.1
 
 
 def test_what_has_no_gradient_is_reported() -> None:

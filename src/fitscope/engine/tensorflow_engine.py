@@ -202,7 +202,7 @@ class TensorFlowEngine:
         traced: list[tuple[list[Slot], list[Unseen]]] = []
 
         @tf.autograph.experimental.do_not_convert
-        def tapped(data: Any) -> tuple[Any, dict[str, list[Any]]]:
+        def tapped(data: Any) -> tuple[Any, dict[str, list[tuple[Any, Any]]]]:
             outputs, trace, device = run(data)
             slots: list[Slot] = []
             unseen: list[Unseen] = []
@@ -210,7 +210,8 @@ class TensorFlowEngine:
                 slots, unseen = self._measurable(trace, device)
             traced.append(([_of(slot, None) for slot in slots], unseen))
             # The key tells the caller of a function that was traced before which trace it was.
-            return outputs, {str(len(traced) - 1): [slot.measured.tensor for slot in slots]}
+            leaving = [(slot.measured.tensor, slot.measured.beside) for slot in slots]
+            return outputs, {str(len(traced) - 1): leaving}
 
         compiled = tf.function(tapped, reduce_retracing=True, jit_compile=True)
 
@@ -219,9 +220,9 @@ class TensorFlowEngine:
             before = run.values()
             outputs, found = compiled(data)
             with _not_the_users(failed):
-                ((key, tensors),) = found.items()
+                ((key, left),) = found.items()
                 slots, unseen = traced[int(key)]
-                slots = [_of(s, t) for s, t in zip(slots, tensors, strict=True)]
+                slots = [_of(s, t, beside) for s, (t, beside) in zip(slots, left, strict=True)]
                 ring.write([*slots, *run.slots(before)], unseen, data)
             return outputs
 
@@ -337,9 +338,10 @@ def _without_scale(slot: Slot) -> Slot:
     return dataclasses.replace(slot, measured=met, wanted=met.wanted)
 
 
-def _of(slot: Slot, tensor: Any) -> Slot:
+def _of(slot: Slot, tensor: Any, beside: Any = None) -> Slot:
     """The same slot, read from another tensor."""
-    return dataclasses.replace(slot, measured=dataclasses.replace(slot.measured, tensor=tensor))
+    met = dataclasses.replace(slot.measured, tensor=tensor, beside=beside)
+    return dataclasses.replace(slot, measured=met)
 
 
 @contextlib.contextmanager

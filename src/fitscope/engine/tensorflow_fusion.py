@@ -123,6 +123,20 @@ _SHAPES = frozenset({"Rank", "Shape", "ShapeN", "Size"})
 """Readers that want no value. Gradients have them where a batch size is not known beforehand, and
 the optimizer takes them away before it looks for chains."""
 
+_OF_WEIGHTS = frozenset(
+    {
+        "BiasAddGrad",
+        "Conv2DBackpropFilter",
+        "Conv3DBackpropFilterV2",
+        "DepthwiseConv2dNativeBackpropFilter",
+        "FusedBatchNormGradV3",
+        "MatMul",
+        "Sum",
+        "UnsortedSegmentSum",
+    }
+)
+"""What gradients of weights come out of; the optimizer joins none of them with a product."""
+
 _SOURCES_OF_THEIR_OWN = frozenset({"Arg", "Placeholder", "PlaceholderWithDefault", "VarHandleOp"})
 """Operations without inputs, of which each stands for something else."""
 
@@ -148,7 +162,7 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
     """
     if _readers(tensor, readers) != 1 or _of_values(tensor)[0].type in _APART:
         return tensor
-    if not tensor.dtype.is_floating or _is_prediction(tensor):
+    if not tensor.dtype.is_floating or _is_prediction(tensor) or _is_only_scaled(tensor):
         return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)
@@ -162,6 +176,14 @@ def _is_prediction(tensor: Any) -> bool:
     around = [*tensor.op.inputs, *reader.inputs]
     constant = any(t.op.type == "Const" for t in around)  # sums with constants are rearranged
     return tensor.op.type in _LINEAR and reader.type in _DIFFERENCES and not constant
+
+
+def _is_only_scaled(tensor: Any) -> bool:
+    """Whether a gradient of weights goes into nothing but products, those of the optimizer."""
+    operation = tensor.op
+    if operation.type == "Reshape":
+        operation = _handed_on(operation.inputs[0]).op
+    return operation.type in _OF_WEIGHTS and _of_values(tensor)[0].type in ("Mul", "Square")
 
 
 def _readers(tensor: Any, readers: dict[Any, int]) -> int:
