@@ -33,7 +33,7 @@ from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.scope.stopping import StopOn
 from fitscope.scope.tell import tell
-from fitscope.scope.weights import WeightSample
+from fitscope.scope.weight_sample import WeightSample
 from fitscope.select.unseen import Unseen
 from fitscope.values.record import Record
 from fitscope.values.stream import Stream
