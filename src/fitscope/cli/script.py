@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
+import contextlib
 import runpy
 import sys
 import time
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from fitscope.errors import FitscopeError
+from fitscope.launch.when_imported import when_imported
 
 
 class Enough(BaseException):
@@ -57,11 +57,15 @@ def run_script(
     if not path.is_file():
         raise FitscopeError(f"there is no script at {path}.")
     found = ScriptRun()
-    hook = _AfterImport("keras", lambda keras: _observe(keras, found, make_scope, seconds))
+    undo = contextlib.ExitStack()
+
+    def observe() -> None:
+        undo.callback(_observe(sys.modules["keras"], found, make_scope, seconds))
+
     argv, search = sys.argv, list(sys.path)
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
-    hook.install()
+    undo.callback(when_imported("keras", observe))
     began = time.monotonic()
     try:
         runpy.run_path(str(path), run_name="__main__")
@@ -76,7 +80,7 @@ def run_script(
         found.error = traceback.format_exc(limit=-4)
     finally:
         found.seconds = time.monotonic() - began
-        hook.remove()
+        undo.close()
         sys.argv, sys.path[:] = argv, search
     for scope in found.scopes:
         # A fit that was interrupted has told nobody.
@@ -134,40 +138,3 @@ def _observe(
 
 
 _CALLBACKS = 5
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls a function once a module has been imported."""
-
-    def __init__(self, name: str, then: Callable[[ModuleType], Callable[[], None]]) -> None:
-        self._name, self._then = name, then
-        self._undo: Callable[[], None] | None = None
-
-    def install(self) -> None:
-        loaded = sys.modules.get(self._name)
-        if loaded is not None:
-            self._undo = self._then(loaded)
-        else:
-            sys.meta_path.insert(0, self)
-
-    def remove(self) -> None:
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        if self._undo is not None:
-            self._undo()
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if fullname != self._name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec is None or spec.loader is None:
-            return spec
-        load = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            load(module)
-            self._undo = self._then(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec

@@ -14,23 +14,33 @@ from types import ModuleType
 from typing import Any
 
 
-def when_imported(name: str, action: Callable[[], None]) -> None:
+def when_imported(name: str, action: Callable[[], None]) -> Callable[[], None]:
     """Call `action` once, right after a module has been imported whole.
 
     Args:
         name: Name of the module.
         action: What to do; at once when the module is there already.
+
+    Returns:
+        What to call to wait no longer.
     """
     if name in sys.modules:
         action()
-        return
-    sys.meta_path.insert(0, _Finder(name, action))
+        return lambda: None
+    finder = _Finder(name, action)
+    sys.meta_path.insert(0, finder)
+    return finder.withdraw
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, name: str, action: Callable[[], None]) -> None:
         self._name = name
         self._action = action
+
+    def withdraw(self) -> None:
+        """Wait no longer."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
 
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
