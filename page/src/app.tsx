@@ -93,7 +93,7 @@ export function App() {
             {followed.problem && <p class="problem">{followed.problem}</p>}
             {!detail && !followed.problem && <p class="empty">Opening {name ?? "…"}</p>}
             {detail && (
-              <Shown view={{ ...view, run: name }} go={go} theme={theme} detail={detail} version={followed.version} findings={findings} other={other.detail} otherVersion={other.version} otherProblem={other.problem} />
+              <Shown key={name} view={{ ...view, run: name }} go={go} theme={theme} detail={detail} version={followed.version} findings={findings} other={other.detail} otherVersion={other.version} otherProblem={other.problem} />
             )}
           </>
         )}
@@ -165,6 +165,7 @@ function useFindings(detail: RunDetail | undefined, version: string) {
   const found = useAnswer<Findings>(
     detail ? (signal) => getJson("findings", { run: detail.name }, signal) : null,
     [detail?.name, version, again],
+    detail?.name,
   );
   // The server looks for findings now and then, not at each change of the run.
   useEffect(() => {

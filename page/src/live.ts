@@ -10,6 +10,7 @@ const EAGER_TICKS = 10;
 const EAGER = 1500;
 
 export interface Followed {
+  run?: string;
   detail?: RunDetail;
   version: string;
   problem?: string;
@@ -18,7 +19,6 @@ export interface Followed {
 export function useFollowed(run: string | undefined): Followed {
   const [followed, setFollowed] = useState<Followed>({ version: "" });
   useEffect(() => {
-    setFollowed({ version: "" });
     if (run === undefined) return;
     const ending = new AbortController();
     let detail: RunDetail | undefined;
@@ -29,7 +29,7 @@ export function useFollowed(run: string | undefined): Followed {
     };
     const load = async () => {
       detail = await getJson<RunDetail>("run", { run }, ending.signal);
-      setFollowed({ detail, version: detail.version });
+      setFollowed({ run, detail, version: detail.version });
     };
     const tick = async () => {
       let delay = TICK;
@@ -49,7 +49,7 @@ export function useFollowed(run: string | undefined): Followed {
                 lost_steps: state.lost_steps ?? 0,
                 phases: state.phases ?? detail.phases,
               };
-              setFollowed({ detail, version: detail.version });
+              setFollowed({ run, detail, version: detail.version });
             }
           } else {
             setFollowed((now) => (now.problem ? { ...now, problem: undefined } : now));
@@ -58,7 +58,7 @@ export function useFollowed(run: string | undefined): Followed {
       } catch (error) {
         if (ending.signal.aborted) return;
         const problem = error instanceof Error ? error.message : String(error);
-        setFollowed({ detail, version: detail?.version ?? "", problem });
+        setFollowed({ run, detail, version: detail?.version ?? "", problem });
         if (error instanceof Problem && error.status === 401) return;
         delay = 2000;
       }
@@ -70,16 +70,20 @@ export function useFollowed(run: string | undefined): Followed {
       clearTimeout(timer);
     };
   }, [run]);
-  return followed;
+  // Until the first answer about another run, what is known is about the one before.
+  return followed.run === run ? followed : { run, version: "" };
 }
 
-/** What a question is answered with; asked again when one of `deps` changes. */
+/** What a question is answered with; asked again when one of `deps` changes. The last answer stands
+ * meanwhile, unless it is about another `subject`. */
 export function useAnswer<T>(
   question: ((signal: AbortSignal) => Promise<T>) | null,
   deps: unknown[],
+  subject?: string,
 ): { answer?: T; problem?: string; waiting: boolean } {
-  const [state, setState] = useState<{ answer?: T; problem?: string; waiting: boolean }>({
+  const [state, setState] = useState<{ answer?: T; problem?: string; waiting: boolean; subject?: string }>({
     waiting: true,
+    subject,
   });
   const latest = useRef<AbortController>(undefined);
   useEffect(() => {
@@ -87,9 +91,9 @@ export function useAnswer<T>(
     latest.current?.abort();
     const ending = new AbortController();
     latest.current = ending;
-    setState((now) => ({ ...now, waiting: true }));
+    setState((now) => (now.subject === subject ? { ...now, waiting: true } : { waiting: true, subject }));
     question(ending.signal).then(
-      (answer) => !ending.signal.aborted && setState({ answer, waiting: false }),
+      (answer) => !ending.signal.aborted && setState({ answer, waiting: false, subject }),
       (error) => {
         if (ending.signal.aborted) return;
         setState((now) => ({ ...now, problem: error.message, waiting: false }));
@@ -97,5 +101,5 @@ export function useAnswer<T>(
     );
     return () => ending.abort();
   }, deps);
-  return state;
+  return state.subject === subject ? state : { waiting: true };
 }

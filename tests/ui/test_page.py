@@ -222,10 +222,14 @@ def test_two_runs_side_by_side_have_the_same_rows(page):
     page.check("input[aria-label='Compare sick']")
     page.check("input[aria-label='Compare well']")
     page.click("text=Compare the two chosen runs")
-    wait(page, "document.querySelectorAll('.strip canvas').length === 2")
-    labels = page.eval_on_selector_all(".strip canvas", "all => all.map(c => c.ariaLabel)")
-    # The same statistic in both: the one that shows what is wrong with the first.
-    assert [label.split(" over ")[0] for label in labels] == ["dead_fraction of 4 sites"] * 2
+    # The same statistic in both: the one that shows what is wrong with the first, once that is known.
+    wait(
+        page,
+        """() => {
+          const all = [...document.querySelectorAll(".strip canvas")].map(c => c.ariaLabel);
+          return all.length === 2 && all.every(l => l.startsWith("dead_fraction of 4 sites over "));
+        }""",
+    )
     assert page.eval_on_selector_all(".run-title", "all => all.map(t => t.innerText)") == [
         "sick",
         "well",
