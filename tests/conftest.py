@@ -17,6 +17,11 @@ for _pool in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREA
 # The developer's own keras.json may set another float type or image format.
 _keras_home = tempfile.TemporaryDirectory(prefix="fitscope-keras-home-")
 os.environ["KERAS_HOME"] = _keras_home.name
+# Many tests train the same small model: what JAX compiled for one serves the next.
+_compiled = tempfile.TemporaryDirectory(prefix="fitscope-compiled-", ignore_cleanup_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import pytest
@@ -34,6 +39,7 @@ def pytest_report_header() -> str:
 
 def pytest_unconfigure() -> None:
     _keras_home.cleanup()
+    _compiled.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,6 +54,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def backend() -> str:
     """The Keras backend of this process: ``"jax"``, ``"tensorflow"`` or ``"torch"``."""
     return BACKEND
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiles_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let JAX optimize little, except where its optimizations are what a scope must not disturb."""
+    if BACKEND != "jax" or request.path.parent.name == "engine":
+        yield
+        return
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session", autouse=True)

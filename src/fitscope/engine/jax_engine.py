@@ -54,7 +54,10 @@ class Tap:
         port: at which port.
         wanted: what is to be taken of it.
         marked: the tapped tensor, as the trace knows it.
-        reduced: the reductions, once the value was read.
+        later: whether the value leaves the step, and is reduced behind it.
+        shape: of the value, once it was read and measured.
+        tensor: the value, if it is reduced later.
+        parts: the reductions, if it is not.
         extra: the states of the user statistics.
         value: the tensor itself, if it is wanted and was read.
         problem: why the value could not be reduced.
@@ -65,7 +68,10 @@ class Tap:
     port: str
     wanted: Wanted
     marked: Any
-    reduced: jax_kernel.Reduced | None = None
+    later: bool = False
+    shape: raw_rows.Shape | None = None
+    tensor: Any = None
+    parts: jax_kernel.Parts | None = None
     extra: tuple[Any, ...] = ()
     value: Any = None
     problem: str | None = None
@@ -75,7 +81,7 @@ class Tap:
     """The value that this one is the successor of: the tap is of the difference."""
 
     def read(self, x: Any) -> None:
-        """Reduce the tensor's value."""
+        """Take the tensor's value, and reduce it unless that is done later."""
         try:
             beside = None
             if len(self.scales) > 1:
@@ -92,16 +98,22 @@ class Tap:
                 self.value = self.wanted.taken(x)
             if not self.wanted.measures:
                 return
-            zones = self.entry.zones(self.port)
-            reduced = jax_kernel.reduce(x, zones, self.entry.unit_axis(x.ndim))
+            kind = self.entry.zones(self.port), self.unit_axis(x)
+            if not self.later:
+                self.parts = jax_kernel.measured(x, *kind)
             if self.wanted.statistics:
-                x = x.astype(jnp.float32)
-                self.extra = tuple(user_state(s, x, beside) for s in self.wanted.statistics)
-            self.reduced = reduced
+                exact = x.astype(jnp.float32)
+                self.extra = tuple(user_state(s, exact, beside) for s in self.wanted.statistics)
+            self.tensor = x if self.later else None
+            self.shape = jax_kernel.shape_of(x, *kind)
         except StatisticError:
             raise
         except Exception as error:  # whatever goes wrong here, the training step is not to
             self.problem = f"could not be measured: {type(error).__name__}: {error}"
+
+    def unit_axis(self, x: Any) -> int:
+        """Along which axis of the value its units lie."""
+        return self.entry.unit_axis(x.ndim)
 
     def unseen(self, slot: Slot) -> Unseen:
         """The report of a tensor whose value was not read."""
@@ -155,7 +167,8 @@ class JaxDevice:
         return get_opaque_trace_state(convention="fitscope")
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Tap:
-        return self._tap(tensor, Tap(next(_NUMBERS), entry, port, wanted, tensor))
+        made = Tap(next(_NUMBERS), entry, port, wanted, tensor, later=self.traced)
+        return self._tap(tensor, made)
 
     def hold(self, value: Any) -> Held:
         """Have a value at hand when a tap is read that comes later."""
@@ -167,7 +180,10 @@ class JaxDevice:
         return self.scales[-1]
 
     def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Tap]:
-        made = Tap(next(_NUMBERS), entry, "gradient", wanted, tensor, scales=self.scales)
+        made = Tap(
+            next(_NUMBERS), entry, "gradient", wanted, tensor,
+            scales=self.scales, later=self.traced,
+        )  # fmt: skip
         self.taps[made.number] = made
         if self.traced:
             return jax_program.gradient_tap(tensor, made.number), made
@@ -176,7 +192,11 @@ class JaxDevice:
     def measure_weight(
         self, value: Any, weight: Weight, port: str, before: Held | None = None
     ) -> Tap:
-        """Measure a weight, or with `before` what became of it."""
+        """Measure a weight, or with `before` what became of it.
+
+        Within the step: the memory of a weight is that of its successor, so one that leaves the
+        step is copied.
+        """
         _, wanted = weight.ports[port]
         made = Tap(next(_NUMBERS), weight.entry, port, wanted, value, before=before)
         return self._tap(value, made)
@@ -249,7 +269,7 @@ class JaxEngine:
     def __init__(self, model: Any, plan: Plan) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
-        self._traced_steps: list[_TracedStep] = []
+        self._traces = 0
 
     @property
     def _model(self) -> Any:
@@ -268,21 +288,25 @@ class JaxEngine:
         one = jnp.float32(1)
 
         def one_step(state: Any, data: Any) -> Any:
-            traced = len(self._traced_steps)
+            traces = self._traces
             if self.plan.keeps:
                 data = _own(data)
             try:
-                outputs, state, (key, row, histograms, values) = step(state, data, one)
+                outputs, state, measured = step(state, data, one)
             except StatisticError:
                 raise
             except Exception as error:
-                if compiled and len(self._traced_steps) > traced:
+                if compiled and self._traces > traces:
                     raise  # not while tracing: the step itself failed, and its state is gone
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
-            given = data if self.plan.keeps else None
-            emit(SumsRow(self._traced_steps, key, row, histograms, values, given))
+            try:
+                row = measured.row(data if self.plan.keeps else None)
+            except Exception as error:  # the step itself is done
+                failed(error)
+            else:
+                emit(row)
             return outputs, state
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
@@ -341,25 +365,31 @@ class JaxEngine:
             outputs, new = _read_in_program(step, (state, data), one, device.taps)
         else:
             outputs, new = step(state, data)
-        return outputs, new, self._row(trace)
+        return outputs, new, self._measured(trace)
 
-    def _row(self, trace: Trace) -> Any:
+    def _measured(self, trace: Trace) -> _Measured:
         met = [slot for _, found in trace.passes() for slot in found]
-        slots = [slot for slot in met if slot.measured.reduced is not None]
+        slots = [slot for slot in met if slot.measured.shape is not None]
         keep = [slot for slot in met if slot.measured.value is not None]
         read = [*slots, *keep]
         lost = [s.measured.unseen(s) for s in met if not any(s is other for other in read)]
-        found = [slot.measured.reduced for slot in slots]
         slots = [dataclasses.replace(s, wanted=s.measured.wanted) for s in slots]
-        extra = [state for slot in slots for state in slot.measured.extra]
-        lengths = [[int(e.shape[0]) for e in slot.measured.extra] for slot in slots]
-        layout = Layout.of(slots, lengths, [*trace.not_fired(), *lost])
-        shapes = tuple(reduced.shape for reduced in found)
-        kept = tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep)
-        self._traced_steps.append(_TracedStep(layout, shapes, sum(map(sum, lengths)), kept))
-        key = jnp.int32(len(self._traced_steps) - 1)
-        values = [slot.measured.value for slot in keep]
-        return key, jax_kernel.row(found, extra), jax_kernel.histograms(found), values
+        taps = [slot.measured for slot in slots]
+        lengths = [[int(e.shape[0]) for e in tap.extra] for tap in taps]
+        self._traces += 1
+        step = _TracedStep(
+            Layout.of(slots, lengths, [*trace.not_fired(), *lost]),
+            tuple(_Kind(tap.shape, tap.unit_axis(tap.marked), tap.later) for tap in taps),
+            sum(map(sum, lengths)),
+            tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep),
+        )
+        return _Measured(
+            step,
+            tensors=[tap.tensor for tap in taps if tap.later],
+            parts=[tap.parts for tap in taps if not tap.later],
+            states=[state for tap in taps for state in tap.extra],
+            values=[slot.measured.value for slot in keep],
+        )
 
 
 def _values(model: Any, state: Any) -> dict[int, Any]:
@@ -401,36 +431,71 @@ def _read_in_program(
     return program.run(args, one, read)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """How a tensor is reduced, and whether that is done behind the step."""
+
+    shape: raw_rows.Shape
+    unit_axis: int
+    later: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _TracedStep:
     """What the rows of one compiled signature hold."""
 
     layout: Layout
-    shapes: tuple[raw_rows.Shape, ...]
+    kinds: tuple[_Kind, ...]
     states: int
     """Length of the user statistics' states together."""
     kept: tuple[tuple[Site, slice], ...]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Measured:
+    """What a step hands over; which trace it is from is known without waiting for it."""
+
+    step: _TracedStep = dataclasses.field(metadata={"static": True})
+    tensors: Sequence[Any]
+    parts: Sequence[jax_kernel.Parts]
+    states: Sequence[Any]
+    values: Sequence[Any]
+
+    def row(self, data: Any) -> SumsRow:
+        """Have the tensors reduced, and let them go."""
+        tensors, parts = iter(self.tensors), iter(self.parts)
+        found = [
+            jax_kernel.measured(next(tensors), kind.shape.zones, kind.unit_axis)
+            if kind.later
+            else next(parts)
+            for kind in self.step.kinds
+        ]
+        floats = [part for own, _ in found for part in own]
+        histograms = [counts for _, counts in found]
+        if found and jax.default_backend() != "cpu":
+            floats, histograms = ([flat] for flat in jax_kernel.joined(floats, histograms))
+        return SumsRow(self.step, [*floats, *self.states], histograms, self.values, data)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SumsRow:
-    """A row of `raw_rows` and the histograms beside it, still on the device."""
+    """A row of `raw_rows` in parts and the histograms beside it, still on the device."""
 
-    steps: Sequence[_TracedStep]
-    key: Any
-    row: Any
-    histograms: Any
+    step: _TracedStep
+    floats: Sequence[Any]
+    histograms: Sequence[Any]
     values: Sequence[Any]
     data: Any
 
     def arrays(self) -> Sequence[Any]:
-        return self.key, self.row, self.histograms, *self.values
+        return *self.floats, *self.histograms, *self.values
 
     @property
     def kept(self) -> Kept | None:
         if self.data is None:
             return None
-        kept = self.steps[int(self.key)].kept
+        kept = self.step.kept
         lengths = [site.shape[0] if site.shape else None for site, _ in kept]
         sites, rows = tuple(site for site, _ in kept), [rows for _, rows in kept]
         return Kept(sites, self.values, self.data, rows, lengths)
@@ -443,10 +508,15 @@ class SumsRow:
         return dataclasses.replace(self, values=(), data=None)
 
     def read(self) -> Reading:
-        step = self.steps[int(self.key)]
-        moments, extra = raw_rows.read_row(np.asarray(self.row), step.shapes, step.states)
-        histograms = np.asarray(self.histograms).reshape(-1, BINS)
-        return Reading(step.layout, np.ones(len(moments), bool), moments, histograms, extra)
+        shapes = [kind.shape for kind in self.step.kinds]
+        row = _flat(self.floats, np.float32)
+        moments, states = raw_rows.read_row(row, shapes, self.step.states)
+        histograms = _flat(self.histograms, np.uint16).reshape(-1, BINS)
+        return Reading(self.step.layout, np.ones(len(moments), bool), moments, histograms, states)
+
+
+def _flat(arrays: Sequence[Any], dtype: Any) -> Any:
+    return np.concatenate([np.zeros(0, dtype), *(np.asarray(array).ravel() for array in arrays)])
 
 
 def _own(data: Any) -> Any:

@@ -1,22 +1,22 @@
-"""What an observed JAX step computes of each tensor; `raw_rows` makes moments of it on the host.
+"""What is computed of each tensor that an observed JAX step met; `raw_rows` makes moments of it.
 
 On CPU a bare float reduction (sum, max, min, sum of squares or of absolute values) runs at memory
 speed and compiles in two milliseconds, and every other loop costs five to ten milliseconds of
-compilation for each tensor. So a step takes only the bare reductions, and leaves the arithmetic
-that follows to the host. A reduction over a `where(isfinite)` would be twenty to a hundred times
-slower: one branch goes over all tensors again, block by block through one compiled loop, when a
-sum shows that something is not finite or out of range.
+compilation, joining small arrays included. So only the bare reductions are taken, each handed over
+by itself, and the arithmetic that follows is left to the host. A reduction over a `where(isfinite)`
+would be twenty to a hundred times slower: one branch goes over the tensor again, block by block,
+when a sum shows that something is not finite or out of range.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from fitscope.engine.raw_rows import BLOCK, BLOCK_LENGTH, Shape, blocks_of
@@ -26,77 +26,67 @@ from fitscope.statistics.activation import Zones
 _TINY = 2.0**-30
 """Mean magnitude below which squares of float32 numbers begin to vanish."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Reduced:
-    """What is taken from one tensor where it is met."""
-
-    shape: Shape
-    tensor: Any
-    total: Any
-    l1: Any
-    m2: Any
-    nonzero: Any
-    units: tuple[Any, ...]
-    sample: Any
+Parts = tuple[tuple[Any, ...], Any]
+"""Of one tensor: float32 arrays, which `raw_rows` reads one after the other, and a histogram."""
 
 
-def reduce(tensor: Any, zones: Zones, unit_axis: int) -> Reduced:
-    """Take the reductions of one tensor of any float dtype."""
+@functools.partial(jax.jit, static_argnames=("zones", "unit_axis"))
+def measured(tensor: Any, zones: Zones, unit_axis: int) -> Parts:
+    """Reduce one tensor of any float dtype.
+
+    Compiled once for all tensors of a shape, whatever the model; inside a step it becomes a part
+    of the step's program.
+    """
     x = lax.stop_gradient(tensor)
+    shape = shape_of(x, zones, unit_axis)
     flat = x.reshape(-1)
-    step, count = stride(flat.shape[0])
-    sample = lax.optimization_barrier(flat[::step].astype(jnp.float32))
-    rows = _rows(x, unit_axis).astype(jnp.float32)
-    shape = Shape(flat.shape[0], rows.shape[1], zones, count)
     if not shape.size:
-        zero = jnp.zeros((), jnp.float32)
-        return Reduced(shape, x, zero, zero, zero, zero[None], (), sample)
-    total = rows.sum()
-    return Reduced(
-        shape=shape,
-        tensor=x,
-        total=total,
-        l1=jnp.abs(rows).sum(),
-        m2=jnp.square(rows - total / shape.size).sum(),
-        nonzero=_counted(jnp.square(jnp.sign(rows)), shape),
-        units=(rows.min(0), rows.max(0), *_saturated(rows, zones)),
-        sample=sample,
+        zeros = jnp.zeros((3,), jnp.float32), jnp.zeros((1,), jnp.float32)
+        return zeros, jnp.zeros((BINS,), jnp.uint16)
+    sample = lax.optimization_barrier(flat[:: stride(shape.size)[0]].astype(jnp.float32))
+    rows = _rows(x, unit_axis).astype(jnp.float32)
+    total, l1 = rows.sum(), jnp.abs(rows).sum()
+    m2 = jnp.square(rows - total / shape.size).sum()
+    plain = jnp.isfinite(l1) & jnp.isfinite(m2) & ((l1 == 0) | (l1 > shape.size * _TINY))
+    parts = (
+        jnp.stack([total, l1, m2]),
+        _counted(jnp.square(jnp.sign(rows)), shape),
+        rows.min(0),
+        rows.max(0),
+        *_saturated(rows, zones),
+        lax.cond(
+            plain,
+            lambda: jnp.zeros((BLOCK_LENGTH, blocks_of(shape)), jnp.float32),
+            lambda: _blocks(flat.astype(jnp.float32), blocks_of(shape)),
+        ),
+    )
+    return parts, _histogram(sample)
+
+
+def shape_of(tensor: Any, zones: Zones, unit_axis: int) -> Shape:
+    """What the host must know to read the parts of a tensor."""
+    dims = tuple(tensor.shape)
+    return Shape(
+        size=math.prod(dims),
+        n_units=dims[unit_axis] if len(dims) > 1 else 1,
+        zones=zones,
+        sampled=stride(math.prod(dims))[1],
     )
 
 
-def row(found: Sequence[Reduced], extra: Sequence[Any]) -> Any:
-    """One flat float32 vector of everything a step measured; see `raw_rows.read_row`."""
-    if not found:
-        return jnp.zeros((0,), jnp.float32)
-    sums = jnp.stack([jnp.stack([r.total, r.l1, r.m2]) for r in found])
-    size = np.asarray([max(r.shape.size, 1) for r in found], np.float32)
-    l1, m2 = sums[:, 1], sums[:, 2]
-    plain = jnp.isfinite(l1) & jnp.isfinite(m2) & ((l1 == 0) | (l1 > size * _TINY))
-    parts = [
-        sums.reshape(-1),
-        *[r.nonzero for r in found],
-        *[u for r in found for u in r.units],
-        *extra,
-    ]
-    length = sum(blocks_of(r.shape) for r in found) * BLOCK_LENGTH
-    if length:
-        nothing = jnp.zeros((length,), jnp.float32)
-        parts.append(lax.cond(plain.all(), lambda: nothing, lambda: _all_blocks(found)))
-    return jnp.concatenate(parts)
+@jax.jit
+def joined(floats: Sequence[Any], histograms: Sequence[Any]) -> tuple[Any, Any]:
+    """All parts of a step as two flat arrays: on an accelerator each one is a transfer."""
+    return (
+        jnp.concatenate([part.reshape(-1) for part in floats]),
+        jnp.concatenate([counts.reshape(-1) for counts in histograms]),
+    )
 
 
-def histograms(found: Sequence[Reduced]) -> Any:
-    """Counts in the universal magnitude bins, one tensor after the other, as uint16."""
-    if not found:
-        return jnp.zeros((0,), jnp.uint16)
-    # One scatter for a whole step, on samples that lie there: many small scatters, and a loop with
-    # a branch for every sample, compile slowly.
-    samples = lax.optimization_barrier(jnp.concatenate([r.sample for r in found]))
-    lengths = [r.shape.sampled for r in found]
-    firsts = np.repeat(np.arange(len(found), dtype=np.int32) * BINS, lengths)
-    bins = (lax.bitcast_convert_type(samples, jnp.uint32) >> 21).astype(jnp.int32) + firsts
-    return jnp.zeros(len(found) * BINS, jnp.uint16).at[bins].add(jnp.uint16(1))
+def _histogram(sample: Any) -> Any:
+    """Counts in the universal magnitude bins, as uint16."""
+    bins = (lax.bitcast_convert_type(sample, jnp.uint32) >> 21).astype(jnp.int32)
+    return jnp.zeros(BINS, jnp.uint16).at[bins].add(jnp.uint16(1))
 
 
 def _rows(x: Any, unit_axis: int) -> Any:
@@ -124,57 +114,17 @@ def _saturated(rows: Any, zones: Zones) -> tuple[Any, ...]:
     return (inside.astype(jnp.float32).sum(0),)
 
 
-def _all_blocks(found: Sequence[Reduced]) -> Any:
-    """The vectors of all blocks of all tensors, through one loop.
-
-    The loop fetches its block from the tensor it is of. Joining the tensors first would take the
-    memory of all of them once more, in every observed step, since XLA plans for both branches.
-    """
-    blocks = [
-        (which, *_place(first, r.shape.size))
-        for which, r in enumerate(found)
-        for first in range(0, r.shape.size, BLOCK)
-    ]
-    fetches = [_fetch(r.tensor) for r in found]
-
-    def vector(block: Any) -> Any:
-        which, start, begin, end = block
-        return _block(lax.switch(which, fetches, start), begin, end)
-
-    return lax.map(vector, jnp.asarray(blocks, jnp.int32)).reshape(-1)
-
-
-def _place(first: int, size: int) -> tuple[int, int, int]:
-    """Where the slice of a block starts, and which of its elements are the block's.
-
-    The last slice of a tensor starts earlier than its block, or it would reach beyond the end.
-    """
-    start = max(min(first, size - BLOCK), 0)
-    return start, first - start, min(size - start, BLOCK)
-
-
-def _fetch(tensor: Any) -> Callable[[Any], Any]:
-    def fetch(start: Any) -> Any:
-        # Flattened here and not before the branch, or XLA would store it a second time for it.
-        flat = tensor.reshape(-1)
-        if flat.shape[0] < BLOCK:
-            return jnp.pad(flat, (0, BLOCK - flat.shape[0])).astype(jnp.float32)
-        return lax.dynamic_slice(flat, (start,), (BLOCK,)).astype(jnp.float32)
-
-    return fetch
-
-
-def _block(values: Any, begin: Any, end: Any) -> Any:
-    """Counts and scaled sums of the finite elements of one block; see `raw_rows`."""
-    place = lax.iota(jnp.int32, BLOCK)
-    valid = (place >= begin) & (place < end)
+def _blocks(values: Any, blocks: int) -> Any:
+    """Counts and scaled sums of the finite elements of each block, one column each."""
+    missing = blocks * BLOCK - values.shape[0]
+    values = jnp.pad(values, (0, missing), constant_values=jnp.nan).reshape(blocks, BLOCK)
     magnitude = lax.bitcast_convert_type(values, jnp.int32) & _MAGNITUDE
-    finite = valid & (magnitude < _INFINITY)
+    finite = magnitude < _INFINITY
     masks = [
-        valid & (magnitude > _INFINITY),
-        valid & (values == jnp.inf),
-        valid & (values == -jnp.inf),
-        valid & (values == 0),
+        magnitude > _INFINITY,
+        values == jnp.inf,
+        values == -jnp.inf,
+        values == 0,
         finite,
     ]
     *counts, low, high = _sums(
@@ -190,9 +140,10 @@ def _block(values: Any, begin: Any, end: Any) -> Any:
     half = exponent >> 1
     down = (_power_of_two(-half), _power_of_two(half - exponent))
     middle = (low * down[0] * down[1] + high * down[0] * down[1]) / 2
-    scaled = values * down[0] * down[1]
-    offset = jnp.where(finite, scaled - middle, 0.0)
+    scaled = values * down[0][:, None] * down[1][:, None]
+    offset = jnp.where(finite, scaled - middle[:, None], 0.0)
     sums = _sums([offset, offset * offset, jnp.where(finite, jnp.abs(scaled), 0.0)])
+    counts[0] = counts[0].at[-1].add(-missing)
     return jnp.stack([*counts, low, high, exponent.astype(jnp.float32), middle, *sums])
 
 
@@ -215,4 +166,4 @@ def _sums(terms: Sequence[Any], low: Any = None, high: Any = None) -> Sequence[A
             return summed
         return [*summed, jnp.minimum(a[-2], b[-2]), jnp.maximum(a[-1], b[-1])]
 
-    return lax.reduce(operands, starts, both, (0,))
+    return lax.reduce(operands, starts, both, (1,))

@@ -1,12 +1,13 @@
 """From the raw sums of an observed step to moments, in float64 on the host.
 
-On JAX, the sums arrive as one flat vector:
+On JAX, the sums of each tensor arrive one after the other:
 
-    total, sum of magnitudes, sum of squares around the mean     per tensor
-    nonzero elements, in parts                                   per tensor
-    least, greatest, saturated elements of each unit             per tensor
-    states of user statistics                                    per tensor
-    blocks                                                       per tensor, zero unless needed
+    total, sum of magnitudes, sum of squares around the mean
+    nonzero elements, in parts
+    least, greatest, saturated elements of each unit
+    blocks, zero unless needed
+
+and behind them the states of the user statistics.
 
 A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest;
 and, of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
@@ -71,18 +72,15 @@ def read_row(
         `(moments [tensors, len(COLUMNS)], states of user statistics)`.
     """
     reader = Reader(row.astype(np.float64))
-    sums = reader.take(3 * len(shapes)).reshape(-1, 3)
-    nonzero = [reader.take(s.parts if s.size else 1).sum() for s in shapes]
-    units = [read_units(reader, shape) for shape in shapes]
-    extra = reader.take(states)
     moments = empty(len(shapes))
-    for i, parts in enumerate(zip(shapes, sums, nonzero, units, strict=True)):
-        moments[i] = bare(*parts)
-    blocks = [reader.take(blocks_of(s) * BLOCK_LENGTH).reshape(-1, BLOCK_LENGTH) for s in shapes]
-    if any(b.any() for b in blocks):
-        for i, block in enumerate(blocks):
-            _replace(moments[i], block)
-    return moments, extra.astype(np.float32)
+    for i, shape in enumerate(shapes):
+        sums = reader.take(3)
+        nonzero = reader.take(shape.parts if shape.size else 1).sum()
+        moments[i] = bare(shape, sums, nonzero, read_units(reader, shape))
+        blocks = reader.take(BLOCK_LENGTH * blocks_of(shape)).reshape(BLOCK_LENGTH, -1)
+        if blocks.any():
+            _replace(moments[i], blocks)
+    return moments, reader.take(states).astype(np.float32)
 
 
 class Reader:
@@ -157,11 +155,9 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
 
 def _replace(moments: NDArray[np.float64], blocks: NDArray[np.float64]) -> None:
     """Put in what the blocks say of the finite elements, which holds whatever the values."""
-    if not len(blocks):
-        return
-    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1 = blocks.T
+    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1 = blocks
     scale = np.exp2(exponent)
-    parts = empty(len(blocks))
+    parts = empty(len(n))
     some = n > 0
     safe = np.where(some, n, 1.0)
     mean = middle + offset / safe
