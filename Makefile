@@ -17,6 +17,8 @@ INSTALL := $(PIP) install --quiet --constraint requirements/constraints.txt
 PYTEST := $(BIN)/python -m pytest
 # More options for every pytest call: make test ARGS="-x -k ring"
 ARGS ?=
+# Test processes at once; what each prints comes when it is done.
+JOBS ?= 2
 
 # Each runs once per backend, in a process of its own: Keras fixes its backend at import.
 BACKENDS := jax tensorflow torch
@@ -28,7 +30,8 @@ TENSORFLOW := nojit or test_truth or test_tensorflow or sequential or convolutio
 
 REQUIREMENTS := pyproject.toml requirements/constraints.txt hatch_build.py
 
-.PHONY: page browser screenshots demo test test-all test-smoke test-common test-oldest $(BACKENDS:%=test-%) bench clean \
+.PHONY: page browser screenshots demo test test-all test-common test-oldest \
+	test-tensorflow-some test-tensorflow-values $(BACKENDS:%=test-%) bench clean \
 	check check-lint check-format check-types format
 
 demo: $(VENV)/.stamp-demo
@@ -37,15 +40,20 @@ demo: $(VENV)/.stamp-demo
 # The whole suite runs on torch. On JAX and TensorFlow trainings are compared bit for bit for some of
 # the models (tests/engine/zoo.py says which), and TensorFlow leaves out a few tests with XLA that
 # watch no values; the rest, half an hour of compiling, with `make test-all`.
-test: test-common test-jax test-torch test-smoke test-oldest
+PARALLEL := $(MAKE) --jobs=$(JOBS) --output-sync=target
+
+test: $(VENV)/.stamp-test page browser
+	+$(PARALLEL) test-tensorflow-some test-jax test-common test-tensorflow-values test-torch test-oldest
 
 test-all: export FITSCOPE_TEST_ALL = 1
-test-all: test-common $(BACKENDS:%=test-%) test-oldest
+test-all: $(VENV)/.stamp-test page browser
+	+$(PARALLEL) $(BACKENDS:%=test-%) test-common test-oldest
 
-test-smoke: $(VENV)/.stamp-test
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/scope/test_smoke.py tests/scope/test_conclusion.py $(ARGS)
+test-tensorflow-some: $(VENV)/.stamp-test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/engine -k "$(TENSORFLOW)" $(ARGS)
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/values $(ARGS)
+
+test-tensorflow-values: $(VENV)/.stamp-test
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/scope/test_smoke.py tests/scope/test_conclusion.py tests/values $(ARGS)
 
 test-common: $(VENV)/.stamp-test page browser
 	KERAS_BACKEND=jax $(PYTEST) tests $(PER_BACKEND:%=--ignore=%) $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keras
+
 import fitscope as fs
 from benchmarks.interleave import Timings, interleave
 from benchmarks.models import work
@@ -22,13 +24,22 @@ def measure(name: str, jit: bool | str, rounds: int) -> tuple[Timings, Timings]:
     cpu: dict[str, list[list[float]]] = {"plain": [], "observed": []}
 
     def plain() -> list[float]:
+        forget()
         stepper = Stepper(work(name, jit=jit))
         return keep("plain", *stepper.step(stepper.plain))
 
     def observed() -> list[float]:
+        forget()
         stepper = Stepper(work(name, jit=jit))
         with stepper.scoped(fs.Scope(every=1)) as function:
             return keep("observed", *stepper.step(function))
+
+    def forget() -> None:
+        """Let nothing be taken from what an earlier model compiled."""
+        if keras.backend.backend() == "jax":
+            import jax
+
+            jax.clear_caches()
 
     def keep(way: str, wall: float, process: float) -> list[float]:
         cpu[way].append([process])

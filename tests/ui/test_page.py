@@ -222,7 +222,7 @@ def test_two_runs_side_by_side_have_the_same_rows(page):
     page.check("input[aria-label='Compare sick']")
     page.check("input[aria-label='Compare well']")
     page.click("text=Compare the two chosen runs")
-    # The same statistic in both: the one that shows what is wrong with the first, once that is known.
+    # The same statistic in both: what shows what is wrong with the first, once that is known.
     wait(
         page,
         """() => {

@@ -382,7 +382,15 @@ class JaxEngine:
             tuple(_Kind(tap.shape, tap.unit_axis(tap.marked), tap.later) for tap in taps),
             sum(map(sum, lengths)),
             tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep),
+            jax_kernel.Compilation(
+                [
+                    (tap.tensor, tap.shape.zones, tap.unit_axis(tap.tensor))
+                    for tap in taps
+                    if tap.later
+                ]
+            ),
         )
+        step.compilation.start()
         return _Measured(
             step,
             tensors=[tap.tensor for tap in taps if tap.later],
@@ -449,6 +457,8 @@ class _TracedStep:
     states: int
     """Length of the user statistics' states together."""
     kept: tuple[tuple[Site, slice], ...]
+    compilation: jax_kernel.Compilation
+    """Of what reduces the tensors."""
 
 
 @jax.tree_util.register_dataclass
@@ -464,6 +474,7 @@ class _Measured:
 
     def row(self, data: Any) -> SumsRow:
         """Have the tensors reduced, and let them go."""
+        self.step.compilation.join()
         tensors, parts = iter(self.tensors), iter(self.parts)
         found = [
             jax_kernel.measured(next(tensors), kind.shape.zones, kind.unit_axis)

@@ -10,8 +10,10 @@ when a sum shows that something is not finite or out of range.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +63,31 @@ def measured(tensor: Any, zones: Zones, unit_axis: int) -> Parts:
         ),
     )
     return parts, _histogram(sample)
+
+
+class Compilation(threading.Thread):
+    """Compiles `measured` for tensors that a step under compilation will hand over.
+
+    XLA compiles a step on one core; by the time it is done, the rest is done beside it.
+
+    Args:
+        tensors: abstract ones, as they are met while the step is traced, each with what else
+            `measured` is called with.
+    """
+
+    def __init__(self, tensors: Sequence[tuple[Any, Zones, int]]) -> None:
+        super().__init__(name="fitscope-compilation")
+        kinds = {
+            (jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.aval.weak_type), *kind)
+            for x, *kind in tensors
+        }
+        self._kinds = sorted(kinds, key=lambda kind: -math.prod(kind[0].shape))
+
+    def run(self) -> None:
+        # What fails here fails again, and is told, where the result is wanted.
+        with contextlib.suppress(Exception):
+            for kind in self._kinds:
+                measured.lower(*kind).compile()
 
 
 def shape_of(tensor: Any, zones: Zones, unit_axis: int) -> Shape:
