@@ -500,6 +500,8 @@ class SumsRow:
     data: Any
 
     def arrays(self) -> Sequence[Any]:
+        if jax.default_backend() == "cpu":
+            return ()  # already there
         return *self.floats, *self.histograms, *self.values
 
     @property

@@ -50,9 +50,12 @@ def measured(tensor: Any, zones: Zones, unit_axis: int) -> Parts:
     total, l1 = rows.sum(), jnp.abs(rows).sum()
     m2 = jnp.square(rows - total / shape.size).sum()
     plain = jnp.isfinite(l1) & jnp.isfinite(m2) & ((l1 == 0) | (l1 > shape.size * _TINY))
+    nonzero = _counted(jnp.square(jnp.sign(rows)), shape)
+    # Scalars are joined quickly, and each array costs the host some microseconds.
+    sums = (total, l1, m2, *([nonzero[0]] if shape.parts == 1 else []))
     parts = (
-        jnp.stack([total, l1, m2]),
-        _counted(jnp.square(jnp.sign(rows)), shape),
+        jnp.stack(sums),
+        *([] if shape.parts == 1 else [nonzero]),
         rows.min(0),
         rows.max(0),
         *_saturated(rows, zones),
