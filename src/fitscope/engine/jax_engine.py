@@ -12,7 +12,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.extend.core
@@ -34,6 +34,9 @@ from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
+
+if TYPE_CHECKING:
+    from fitscope.engine.jax_edits import JaxEdits
 
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
     get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
@@ -246,9 +249,10 @@ def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
 class JaxEngine:
     """Builds observed train, test and predict functions for one model."""
 
-    def __init__(self, model: Any, plan: Plan) -> None:
+    def __init__(self, model: Any, plan: Plan, edits: Any = None) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
+        self.edits: JaxEdits | None = edits
         self._traced_steps: list[_TracedStep] = []
 
     @property
@@ -263,7 +267,9 @@ class JaxEngine:
         compiled = bool(not model.run_eagerly and model.jit_compile)
         step = functools.partial(self._step, phase, compiled)
         if compiled:
-            step = jax.jit(step, donate_argnums=0, **self._shardings(phase))
+            places = shardings(model, phase)
+            out = {} if places is None else {"out_shardings": (None, places, None)}
+            step = jax.jit(step, donate_argnums=0, **out)
 
         one = jnp.float32(1)
 
@@ -271,13 +277,16 @@ class JaxEngine:
             traced = len(self._traced_steps)
             if self.plan.keeps:
                 data = _own(data)
+            told = () if self.edits is None else self.edits.arguments()
             try:
-                outputs, state, (key, row, histograms, values) = step(state, data, one)
+                outputs, state, (key, row, histograms, values) = step(state, data, one, told)
             except StatisticError:
                 raise
             except Exception as error:
                 if compiled and len(self._traced_steps) > traced:
                     raise  # not while tracing: the step itself failed, and its state is gone
+                if self.edits is not None:
+                    self.edits.step_back()
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
@@ -298,20 +307,9 @@ class JaxEngine:
         # Between steps a part of it may have been given to a step already.
         jax.block_until_ready([array for array in arrays if not array.is_deleted()])
 
-    def _shardings(self, phase: str) -> dict[str, Any]:
-        if keras.distribution.distribution() is None:
-            return {}
-        train, fixed, optimizer, metrics = keras_internals.state_shardings(self._model)
-        states = {
-            "train": (train, fixed, optimizer, metrics),
-            "test": (train, fixed, metrics),
-            "predict": (train, fixed),
-        }
-        return {"out_shardings": (None, states[phase], None)}
-
-    def _step(self, phase: str, traced: bool, state: Any, data: Any, one: Any) -> Any:
+    def _step(self, phase: str, traced: bool, state: Any, data: Any, one: Any, told: Any) -> Any:
         model = self._model
-        run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[
+        run = {"train": model.train_step, "test": model.test_step, "predict": predict_step(model)}[
             phase
         ]
         device = JaxDevice(traced=traced)
@@ -324,7 +322,8 @@ class JaxEngine:
             if weight is not None and "weight_gradient" in weight.ports:
                 device.measure_given(gradient, weight, scale)
 
-        def step(state: Any, data: Any) -> Any:
+        def step(state: Any, data: Any, told: Any) -> Any:
+            trace.edits = None if self.edits is None else self.edits.begin(told, state)
             optimizers = Optimizers(model, given, device.hold_scale)
             with trace.installed(), optimizers.installed() if trains else nullcontext():
                 outputs, new = run(state, data)
@@ -338,9 +337,9 @@ class JaxEngine:
             return outputs, new
 
         if traced:
-            outputs, new = _read_in_program(step, (state, data), one, device.taps)
+            outputs, new = _read_in_program(step, (state, data, told), one, device.taps)
         else:
-            outputs, new = step(state, data)
+            outputs, new = step(state, data, told)
         return outputs, new, self._row(trace)
 
     def _row(self, trace: Trace) -> Any:
@@ -457,9 +456,23 @@ def _own(data: Any) -> Any:
     return map_leaves(lambda _, x: x.copy() if isinstance(x, np.ndarray) else x, data)
 
 
-def _predict(model: Any) -> Callable[..., Any]:
-    def predict_step(state: Any, data: Any) -> Any:
+def predict_step(model: Any) -> Callable[..., Any]:
+    """A prediction that gives the state back as the other steps do."""
+
+    def step(state: Any, data: Any) -> Any:
         outputs, fixed = model.predict_step(state, data)
         return outputs, (state[0], fixed)
 
-    return predict_step
+    return step
+
+
+def shardings(model: Any, phase: str) -> Any | None:
+    """Where the state goes that a step of a phase gives back; None where Keras does not say."""
+    if keras.distribution.distribution() is None:
+        return None
+    train, fixed, optimizer, metrics = keras_internals.state_shardings(model)
+    return {
+        "train": (train, fixed, optimizer, metrics),
+        "test": (train, fixed, metrics),
+        "predict": (train, fixed),
+    }[phase]
