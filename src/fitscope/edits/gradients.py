@@ -85,7 +85,7 @@ class ClipGradient(Edit):
         strength = at.strength
 
         def clipped(gradient: Any) -> Any:
-            limit = ops.cast(self.limit, gradient.dtype)
+            limit: Any = ops.cast(self.limit, gradient.dtype)
             return blend(gradient, ops.clip(gradient, -limit, limit), strength)
 
         return at.through_gradient(x, clipped)

@@ -34,7 +34,7 @@ class Noise(Edit):
 
     def apply(self, x: Any, at: At) -> Any:
         drawn = keras.random.normal(ops.shape(x), dtype="float32", seed=at.seed(self.seed))
-        return x + ops.cast(ops.cast(at.strength, "float32") * self.stddev * drawn, x.dtype)
+        return x + ops.cast(at.strength * self.stddev * drawn, x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {"stddev": self.stddev, "seed": self.seed}

@@ -267,7 +267,8 @@ def as_when(when: Any) -> When:
     if isinstance(when, When):
         return when
     if callable(when):
-        return Own(when)
+        function: Callable[[int, int], Any] = when
+        return Own(function)
     raise EditError(
         f"when={when!r}: expected fs.epochs(2, 4), fs.steps(100, 200), fs.ramp(0, 1, "
         "epochs=(0, 10)), fs.probability(0.5), several of them joined by &, or a function of step "

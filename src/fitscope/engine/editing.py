@@ -265,8 +265,9 @@ class EditPass:
             if scale is None:
                 return function(gradient)
             # In float32: what a loss scale is for is what its own precision cannot hold.
-            by = ops.cast(scale, "float32")
-            found = function(ops.cast(gradient, "float32") / by)
+            by: Any = ops.cast(scale, "float32")
+            exact: Any = ops.cast(gradient, "float32")
+            found = function(exact / by)
             return ops.cast(found * by, gradient.dtype)
 
         return self._signals.through_gradient(

@@ -57,6 +57,10 @@ class JaxEdits:
         self._told: Sequence[Any] = ()
         self._place = 0
 
+    @property
+    def _model(self) -> Any:
+        return self._reference()
+
     def tell(self, values: Any, words: Any) -> None:
         """See `build.Edits.tell`."""
         self._told = list(zip(values, words, strict=True))
@@ -86,7 +90,7 @@ class JaxEdits:
         """
         scale = None
         if self._edits.trains and any(not e.edit.is_scale_free for e in self._edits.edits):
-            scale = loss_scale(self._reference(), state[2])
+            scale = loss_scale(self._model, state[2])
         told = jax.tree.map(jnp.asarray, told)
         return EditPass(
             self._edits, JaxSignals(told, scale), adds_to_loss=self._edits.phase != "predict"
@@ -95,7 +99,7 @@ class JaxEdits:
     def function(self, step: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         """See `build.Edits.function`."""
         del plain
-        model = self._reference()
+        model = self._model
         run = predict_step(model) if step == "predict" else getattr(model, f"{step}_step")
 
         def edited_step(state: Any, data: Any, told: Any) -> Any:
@@ -107,7 +111,7 @@ class JaxEdits:
         compiled = edited_step
         if not model.run_eagerly and model.jit_compile:
             places = shardings(model, step)
-            out = {} if places is None else {"out_shardings": (None, places)}
+            out: dict[str, Any] = {} if places is None else {"out_shardings": (None, places)}
             compiled = jax.jit(edited_step, donate_argnums=0, **out)
 
         def one_step(state: Any, data: Any) -> Any:

@@ -268,7 +268,7 @@ class JaxEngine:
         step = functools.partial(self._step, phase, compiled)
         if compiled:
             places = shardings(model, phase)
-            out = {} if places is None else {"out_shardings": (None, places, None)}
+            out: dict[str, Any] = {} if places is None else {"out_shardings": (None, places, None)}
             step = jax.jit(step, donate_argnums=0, **out)
 
         one = jnp.float32(1)

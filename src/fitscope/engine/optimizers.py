@@ -130,7 +130,7 @@ def loss_scale(model: Any, values: Any = None) -> Any | None:
     scaling = [o for o in _optimizers(vars(model).values()) if _scales(o)]
     if not scaling:
         return None
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     if len(scaling) > 1 or scaling[0] is not optimizer:
         raise EditError(
             "Gradients cannot be edited in this model: several optimizers scale their losses, or "

@@ -57,6 +57,10 @@ class TensorFlowEdits:
         """Which step of the execution runs; it stays 0 where there is one."""
         self._told: Any = None
 
+    @property
+    def _model(self) -> Any:
+        return self._reference()
+
     def tell(self, values: Any, words: Any) -> None:
         """See `build.Edits.tell`."""
         values = values[:, : self._values.shape[1]]
@@ -76,7 +80,7 @@ class TensorFlowEdits:
         words = self._words[0] if one else tf.gather(self._words, place)
         scale = None
         if self._edits.trains and any(not e.edit.is_scale_free for e in self._edits.edits):
-            scale = loss_scale(self._reference())
+            scale = loss_scale(self._model)
         signals = TensorFlowSignals(values, words, scale)
         yield EditPass(self._edits, signals, adds_to_loss=self._edits.phase != "predict")
         if self._depth > 1:
@@ -85,7 +89,7 @@ class TensorFlowEdits:
     def function(self, step: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         """See `build.Edits.function`."""
         del plain
-        model = self._reference()
+        model = self._model
         run = getattr(model, f"{step}_step")
         # A train_step that is itself a tf.function may hold a trace without our layers.
         run = getattr(run, "python_function", run)

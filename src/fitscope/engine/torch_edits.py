@@ -28,6 +28,10 @@ class TorchEdits:
         self.words: Any = None
         self.loss_scale: Any = None
 
+    @property
+    def _model(self) -> Any:
+        return self._reference()
+
     def tell(self, values: Any, words: Any) -> None:
         """See `build.Edits.tell`."""
         self._active = [bool(active) for active, _ in values[0]]
@@ -53,7 +57,7 @@ class TorchEdits:
         """The edits of a step that is run."""
         needs_scale = any(not e.edit.is_scale_free for e in self._edits.edits)
         if self._edits.trains and needs_scale:
-            self.loss_scale = loss_scale(self._reference())
+            self.loss_scale = loss_scale(self._model)
         return EditPass(self._edits, self, adds_to_loss=self._edits.phase != "predict")
 
     def function(self, step: str, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,10 +68,10 @@ class TorchEdits:
             with trace.installed():
                 return plain(data)
 
-        if not self._reference().jit_compile:
+        if not self._model.jit_compile:
             return edited_step
         # A function of its own: what Keras has compiled was compiled without edits.
-        model, name = self._reference(), f"{step}_step"
+        model, name = self._model, f"{step}_step"
 
         def one_step(data: Any) -> Any:
             if step == "train":

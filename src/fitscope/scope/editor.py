@@ -267,7 +267,9 @@ def _teacher(model: Any, select: Any) -> tuple[Callable[..., Any], Callable[[], 
         return run, None
 
     def run_stateless(x: Any, state: Any) -> list[Any]:
-        return list(stateless_capture(model, *state, x, select, **inference)[-1].values())
+        trainable, fixed = state
+        found = stateless_capture(model, trainable, fixed, x, select, **inference)
+        return list(found[-1].values())
 
     def state() -> Any:
         # As arguments: values that a trace closes over become constants of the program.
