@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from fitscope.edits.gradients import ReverseGradient as ReverseGradient
     from fitscope.edits.gradients import StopGradient as StopGradient
     from fitscope.edits.noise import Noise as Noise
+    from fitscope.edits.replacing import Patch as Patch
+    from fitscope.edits.replacing import Quantize as Quantize
+    from fitscope.edits.replacing import Replace as Replace
+    from fitscope.edits.replacing import Steer as Steer
     from fitscope.edits.when import epochs as epochs
     from fitscope.edits.when import probability as probability
     from fitscope.edits.when import ramp as ramp
@@ -79,6 +83,10 @@ if TYPE_CHECKING:
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
 _HOMES = {
+    "Patch": "fitscope.edits.replacing",
+    "Quantize": "fitscope.edits.replacing",
+    "Replace": "fitscope.edits.replacing",
+    "Steer": "fitscope.edits.replacing",
     "Clip": "fitscope.edits.elementwise",
     "ClipGradient": "fitscope.edits.gradients",
     "Edit": "fitscope.edits.edit",
@@ -149,7 +157,10 @@ __all__ = [
     "Finding",
     "FitscopeError",
     "Noise",
+    "Patch",
+    "Quantize",
     "Record",
+    "Replace",
     "ReverseGradient",
     "Run",
     "RunError",
@@ -161,6 +172,7 @@ __all__ = [
     "Sign",
     "Statistic",
     "StatisticError",
+    "Steer",
     "StepStatistics",
     "Stop",
     "StopGradient",

@@ -13,11 +13,12 @@ from zoo import BACKEND, BATCH, BY_NAME, rows
 
 import fitscope as fs
 
-JIT = BACKEND != "torch"
+JIT = BACKEND == "jax"
+"""TensorFlow compiles with XLA where a test says so: it takes several times as long."""
 N = 3 * BATCH
 
 
-def trained(case, scope=None, by_hand=None, *, epochs=2, validate=False, compiled=None, **fit):
+def trained(case, scope=None, by_hand=None, *, epochs=1, validate=False, compiled=None, **fit):
     """Loss and metrics, weights and the model, after a training with a scope or edited by hand."""
     compiled = {"jit_compile": JIT} if compiled is None else compiled
     model = case.make(**compiled)
@@ -74,15 +75,18 @@ def clipped(x):
 
 
 EDITED = [
-    ("sequential", "first", fs.Scale(0.5), half, None),
     ("branches", "b", fs.Zero(units=0), without_first, None),
     ("subclassed", "block_0/norm", fs.Clip(-0.3, 0.3), clipped, None),
     ("siamese", "shared", fs.Scale(0.5), half, None),
     ("trees", "fork", half, half, "y"),
     ("mixed_float16", "act", fs.Scale(0.5), half, None),
     ("custom_step", "norm", ops.tanh, ops.tanh, None),
-    ("recurrent", "lstm", fs.StopGradient(), ops.stop_gradient, None),
+    ("recurrent", "lstm", half, half, None),
 ]
+
+
+if BACKEND != "torch":  # where each is compiled three times
+    EDITED = [e for e in EDITED if e[0] in ("siamese", "trees", "custom_step")]
 
 
 @pytest.mark.parametrize(
@@ -91,28 +95,27 @@ EDITED = [
 def test_an_edit_is_what_the_layer_would_do(name, path, edit, function, leaf):
     case = BY_NAME[name]
     select = path if leaf is None else f"{path}[{leaf}]"
-    observing = fs.Scope(
-        fs.edit(select, edit, phases=("train", "validation")), fs.watch("**"), every=2
-    )
-    by_hand = trained(case, None, wrapped(path, function, leaf), validate=True)
-    assert_same(trained(case, observing, validate=True), by_hand)
-    assert observing.cost["observed_steps"] == 6
+    scope = fs.Scope(fs.edit(select, edit), fs.watch(path), every=2)
+    assert_same(trained(case, scope), trained(case, None, wrapped(path, function, leaf)))
+    assert scope.cost["observed_steps"] == 2
 
 
-@pytest.mark.parametrize("name", ["sequential", "custom_step"])
-def test_without_jit_too(name):
-    path = {"sequential": "first", "custom_step": "body"}[name]
-    case, compiled = BY_NAME[name], {"jit_compile": False}
-    scope = fs.Scope(fs.edit(path, fs.Scale(0.5)), fs.watch(path), every=2)
-    by_hand = trained(case, None, wrapped(path, half), epochs=1, compiled=compiled)
-    assert_same(trained(case, scope, epochs=1, compiled=compiled), by_hand)
-
-
-def test_eagerly_too():
-    case, compiled = BY_NAME["sequential"], {"run_eagerly": True}
+@pytest.mark.backends("tensorflow")
+def test_with_xla_too():
+    case, compiled = BY_NAME["sequential"], {"jit_compile": True}
     scope = fs.Scope(fs.edit("first", fs.Scale(0.5)), fs.watch("first"), every=2)
-    by_hand = trained(case, None, wrapped("first", half), epochs=1, compiled=compiled)
-    assert_same(trained(case, scope, epochs=1, compiled=compiled), by_hand)
+    by_hand = trained(case, None, wrapped("first", half), compiled=compiled)
+    assert_same(trained(case, scope, compiled=compiled), by_hand)
+
+
+@pytest.mark.backends("jax", "tensorflow")
+def test_without_compilation_too():
+    how = {"jit_compile": False} if BACKEND == "jax" else {"run_eagerly": True}
+    case = BY_NAME["sequential"]
+    scope = fs.Scope(fs.edit("first", fs.Scale(0.5)), fs.watch("first"), every=2)
+    steps = {"compiled": how, "steps_per_epoch": 1}
+    by_hand = trained(case, None, wrapped("first", half), **steps)
+    assert_same(trained(case, scope, **steps), by_hand)
 
 
 def test_edits_act_in_the_order_given_and_before_watching():
@@ -126,29 +129,22 @@ def test_edits_act_in_the_order_given_and_before_watching():
         every=1,
     )
     found = trained(BY_NAME["sequential"], scope)
+    assert list(scope.edits) == ["scale", "clip"]
     assert_same(found, trained(BY_NAME["sequential"], None, wrapped("second", both)))
     latest = scope.latest()
-    assert latest["second"]["max_abs"] <= 0.5 < 3 * latest["second:before_edit"]["max_abs"]
-    swapped = fs.Scope(
-        fs.edit("second", fs.Clip(-0.5, 0.5)), fs.edit("second", fs.Scale(3)), run=None
-    )
-    trained(BY_NAME["sequential"], swapped)
-    assert list(swapped.edits) == ["clip", "scale"]
+    assert latest["second"]["max"] <= 0.5 < 3 * latest["second:before_edit"]["max"]
+    assert np.isclose(latest["second"]["max"], 0.5)  # the other order would give 1.5
 
 
 def test_reversing_stopping_and_scaling_gradients():
     reversed_ = wrapped("first", lambda x: ops.stop_gradient(x * 2) - x)
-    for edit in (
-        fs.edit("first", fs.ReverseGradient()),
-        fs.edit("first", fs.Scale(-1), port="gradient"),
-    ):
-        found = trained(BY_NAME["sequential"], fs.Scope(edit))
-        assert_same(found, trained(BY_NAME["sequential"], None, reversed_))
+    scope = fs.Scope(fs.edit("first", fs.ReverseGradient()))
+    assert_same(
+        trained(BY_NAME["sequential"], scope), trained(BY_NAME["sequential"], None, reversed_)
+    )
     scaled = wrapped("first", lambda x: x * 0.25 + ops.stop_gradient(x * 0.75))
     scope = fs.Scope(fs.edit("first", fs.Scale(0.25), port="gradient"))
-    assert_same(
-        trained(BY_NAME["sequential"], scope), trained(BY_NAME["sequential"], None, scaled)
-    )
+    assert_same(trained(BY_NAME["sequential"], scope), trained(BY_NAME["sequential"], None, scaled))
 
 
 @pytest.mark.parametrize("scale", [None, 1024.0])
@@ -168,7 +164,7 @@ def test_a_clipped_gradient_moves_the_weights_as_computed_by_hand(scale):
     x, y = rng.standard_normal((8, 3)), rng.standard_normal((8, 2))
     a, b = (np.asarray(w, "float64") for w in model.get_weights())
     at_a = 2 * (x @ a @ b - y) / y.size @ b.T
-    assert (abs(at_a) > limit).any() and (abs(at_a) < limit).any()
+    assert abs(at_a).max() > limit > abs(at_a).min()
     want = a - rate * x.T @ np.clip(at_a, -limit, limit)
     scope = fs.Scope(fs.edit("a", fs.ClipGradient(limit)), fs.watch("a", of="gradient"), every=1)
     model.fit(x.astype("float32"), y.astype("float32"), batch_size=8, verbose=0, callbacks=[scope])
@@ -217,7 +213,7 @@ def test_strengths_and_schedules_never_trace_again():
     by_hand = Strengths(scope, [0.2, 0.9, 0.4])
     model.fit(x, y, epochs=2, callbacks=[by_hand, scope], **options)
     after_two = len(traces)
-    model.fit(x, y, epochs=8, callbacks=[by_hand, scope], **options)
+    model.fit(x, y, epochs=5, callbacks=[by_hand, scope], **options)
     if BACKEND == "torch":
         assert len(traces) > after_two  # nothing is compiled: the function runs at every step
     else:
@@ -228,22 +224,22 @@ def test_strengths_and_schedules_never_trace_again():
 def test_several_steps_in_one_execution_have_strengths_of_their_own():
     case = BY_NAME["sequential"]
     edits = [
-        fs.edit("first", fs.Scale(0.0), when=fs.ramp(0, 1, steps=(0, 6))),
-        fs.edit("second", fs.Noise(0.1), when=fs.steps(1, 6, every=2)),
+        fs.edit("first", fs.Scale(0.0), when=fs.ramp(0, 1, steps=(0, 3))),
+        fs.edit("second", fs.Noise(0.1), when=fs.steps(1, 2)),
     ]
-    compiled = {"jit_compile": True, "steps_per_execution": 3}
+    compiled = {"jit_compile": JIT, "steps_per_execution": 3}
     together = trained(case, fs.Scope(*edits), compiled=compiled)
     assert_same(together, trained(case, fs.Scope(*edits)))
     watching = fs.Scope(*edits, fs.watch("first"), every=2)
     assert_same(trained(case, watching, compiled=compiled), together)
-    assert watching.cost["observed_steps"] == 3
+    assert watching.cost["observed_steps"] == 2
 
 
 def test_an_edit_that_is_off_leaves_every_bit():
-    case = BY_NAME["convolutions"]
+    case = BY_NAME["sequential"]
     scope = fs.Scope(
-        fs.edit("conv", fs.Noise(1.0), when=fs.epochs(5)),
-        fs.edit("act", fs.Zero(), name="by_hand"),
+        fs.edit("first", fs.Noise(1.0), when=fs.epochs(5)),
+        fs.edit("second", fs.Zero(), name="by_hand"),
     )
     scope.edits["by_hand"].enabled = False
     found, plain = trained(case, scope), trained(case)
@@ -267,21 +263,15 @@ def test_edits_that_are_off_beside_one_that_is_on_do_nothing():
 def test_edits_act_from_their_step_on_and_a_second_fit_goes_on():
     case = BY_NAME["sequential"]
     scope = fs.Scope(fs.edit("first", fs.Scale(0.5), when=fs.epochs(1, 3)))
-    model = case.make(jit_compile=JIT)
-    other = case.make(jit_compile=JIT)
+    model, other = case.make(jit_compile=JIT), case.make(jit_compile=JIT)
     x, y = case.data(N)
     options = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
     model.fit(x, y, epochs=2, callbacks=[scope], **options)
-    model.fit(x, y, epochs=2, callbacks=[scope], **options)
-    original = type(other.get_layer("first")).call
-    for epoch in range(4):
-        if 1 <= epoch < 3:
-            wrapped("first", half)(other)
-        else:
-            vars(other.get_layer("first")).pop("call", None)
-        other.make_train_function(force=True)
-        other.fit(x, y, epochs=1, **options)
-    assert type(other.get_layer("first")).call is original
+    model.fit(x, y, epochs=1, callbacks=[scope], **options)
+    other.fit(x, y, epochs=1, **options)
+    wrapped("first", half)(other)
+    other.make_train_function(force=True)
+    other.fit(x, y, epochs=2, **options)
     for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     records = [r for r in scope.run.history if r["event"] == "edited"]
@@ -308,8 +298,8 @@ def test_validation_and_prediction_are_edited_as_asked():
 
 
 def test_nothing_is_left_and_a_saved_model_has_no_edits(tmp_path):
-    case = BY_NAME["subclassed"]
-    scope = fs.Scope(fs.edit("block_*/norm", fs.Noise(0.5)), fs.watch("**"), every=2)
+    case = BY_NAME["sequential"]
+    scope = fs.Scope(fs.edit("first", fs.Noise(0.5)), fs.watch("**"), every=2)
     saved = tmp_path / "middle.weights.h5"
 
     class Look(keras.callbacks.Callback):
@@ -330,6 +320,7 @@ def test_nothing_is_left_and_a_saved_model_has_no_edits(tmp_path):
         assert "call" not in vars(layer)
     assert "compute_loss" not in vars(model)
     loaded = case.make(jit_compile=JIT)
+    loaded.optimizer.build(loaded.trainable_variables)
     loaded.load_weights(saved)
     x, _ = case.data(N)
     np.testing.assert_allclose(
@@ -338,14 +329,11 @@ def test_nothing_is_left_and_a_saved_model_has_no_edits(tmp_path):
     assert not np.allclose(plain[1][0], found[1][0])
 
 
+@pytest.mark.backends("torch", "tensorflow")  # on JAX it takes long; see tests/edits for noise
 def test_noise_leaves_the_models_own_random_numbers():
-    def add_later(x):
-        return x
-
     case = BY_NAME["noisy"]
-    silent = fs.Scope(fs.edit("dense", fs.Noise(0.0)))
-    found = trained(case, silent)
-    assert_same(found, trained(case, None, wrapped("dense", add_later)))
+    found = trained(case, fs.Scope(fs.edit("dense", fs.Noise(0.0))))
+    assert_same(found, trained(case))
     one = trained(case, fs.Scope(fs.edit("dense", fs.Noise(0.3, seed=1))))
     again = trained(case, fs.Scope(fs.edit("dense", fs.Noise(0.3, seed=1))))
     for a, b in zip(one[1], again[1], strict=True):

@@ -37,6 +37,8 @@ class At:
     words: Any
     port: str
     through_gradient: Callable[[Any, Callable[[Any], Any]], Any]
+    tries_shapes: bool = False
+    """Whether nothing is run, and the size of the batch is not that of the training."""
 
     def like(self, x: Any) -> Any:
         """The strength in the dtype of a tensor."""

@@ -239,6 +239,7 @@ class EditPass:
             words=signals.words,
             port=want.port,
             through_gradient=functools.partial(self._through, want),
+            tries_shapes=isinstance(signals, OnShapes),
         )
 
         def apply(tensor: Any) -> Any:
