@@ -78,6 +78,33 @@ def test_noise_is_gaussian_and_belongs_to_seed_site_and_step():
         assert abs(np.corrcoef(drawn.ravel(), other.ravel())[0, 1]) < 4 / 20000**0.5
 
 
+def test_replace_and_steer():
+    unit = np.array([1, 2, 3, 4], "float32")
+    np.testing.assert_array_equal(applied(fs.Replace(unit)), np.broadcast_to(unit, X.shape))
+    np.testing.assert_allclose(applied(fs.Replace(2), 0.5), X / 2 + 1, atol=1e-6)
+    np.testing.assert_array_equal(applied(fs.Steer(unit)), X + unit)
+    np.testing.assert_allclose(applied(fs.Steer(unit, scale=2), 0.25), X + unit / 2, atol=1e-6)
+
+
+def test_patch_from_values_and_from_the_batch():
+    values = np.arange(24, dtype="float32").reshape(X.shape)
+    np.testing.assert_array_equal(applied(fs.Patch(values)), values)
+    np.testing.assert_array_equal(applied(fs.Patch(rows=[1, 0])), X[::-1])
+    np.testing.assert_array_equal(applied(fs.Patch(rows=1)), X[[1, 1]])
+    some = X.copy()
+    some[..., [0, 2]] = values[..., [0, 2]]
+    np.testing.assert_array_equal(applied(fs.Patch(values, units=[0, 2])), some)
+
+
+def test_quantize_rounds_to_what_a_dtype_holds():
+    half = X.astype("float16").astype("float32")
+    np.testing.assert_allclose(applied(fs.Quantize("float16")), half, atol=1e-7)
+    found = applied(fs.Quantize("int8"))
+    np.testing.assert_allclose(found, np.round(X / 2 * 127) / 127 * 2, atol=1e-6)
+    coarse = applied(fs.Quantize("float8_e4m3fn"))
+    assert 0 < abs(coarse - X).max() <= abs(X).max() / 16  # three bits behind the leading one
+
+
 def test_a_function_is_blended():
     edit = as_edit(ops.square)
     np.testing.assert_array_equal(applied(edit), X**2)
@@ -86,6 +113,8 @@ def test_a_function_is_blended():
 
 MADE = [
     fs.Scale(0.5), fs.Clip(-1, 1), fs.Zero(), fs.Zero(units=[1, 2]), fs.Zero(mask=[[1, 0, 1, 0]]),
+    fs.Replace([1.0, 2, 3, 4]), fs.Steer([1.0, 2, 3, 4], 0.5), fs.Patch(values=X.tolist()),
+    fs.Patch(rows=[1, 0], units=[2]), fs.Quantize("bfloat16"),
     fs.Noise(0.1, seed=3), fs.StopGradient(), fs.ReverseGradient(0.3), fs.ClipGradient(0.01),
 ]  # fmt: skip
 
@@ -113,7 +142,7 @@ def test_a_large_array_is_described_by_its_shape():
     [
         (lambda: fs.Scale("a"), "expected a number"),
         (lambda: fs.Scale(float("nan")), "finite"),
-        (lambda: fs.Clip(), "a minimum, a maximum"),
+        (fs.Clip, "a minimum, a maximum"),
         (lambda: fs.Clip(2, 1), "above the maximum"),
         (lambda: fs.Zero(units=[]), "number of a unit"),
         (lambda: fs.Zero(units=[0.5]), "number of a unit"),
@@ -122,6 +151,13 @@ def test_a_large_array_is_described_by_its_shape():
         (lambda: fs.Noise(-1), "0 or more"),
         (lambda: fs.Noise(1, seed=0.5), "whole number"),
         (lambda: fs.ClipGradient(-1), "0 or more"),
+        (fs.Patch, "one of them"),
+        (lambda: fs.Patch(rows=[-1]), "from 0"),
+        (lambda: fs.Quantize("int4"), "float8_e4m3fn"),
+        (lambda: applied(fs.Patch(np.ones((2, 3, 5)))), r"\(2, 3, 5\); expected \(2, 3, 4\)"),
+        (lambda: applied(fs.Patch(rows=2)), "takes the rows 2; the batch has 2"),
+        (lambda: applied(fs.Patch(rows=0, units=[7])), "unit 7; the tensor has 4 units"),
+        (lambda: applied(fs.Steer(np.ones(3))), r"\(3,\); expected one"),
         (lambda: as_edit(3), "expected an edit"),
         (lambda: as_edit(fs.Scale), r"give an object, Scale\(...\)"),
         (lambda: as_edit(keras.layers.Dense(2)), "expected an edit"),

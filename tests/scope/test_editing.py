@@ -354,6 +354,13 @@ def test_train_on_batch_is_edited_inside_attach():
 
 
 WRONG = [
+    (
+        "sequential",
+        "first",
+        fs.Patch(np.ones((8, 9))),
+        fs.EditError,
+        r"first has values of.*\(8, 9\)",
+    ),
     ("sequential", "frist", fs.Scale(0.5), fs.SelectionError, "first"),
     ("sequential", "first", lambda x: x[:, :3], fs.EditError, r"first gave.*\(., 3\); expected"),
     ("sequential", "first", lambda x: ops.cast(x, "float16"), fs.EditError, "float16; expected"),
