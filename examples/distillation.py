@@ -18,12 +18,12 @@ def network(name):
 
 
 teacher, student = network("teacher"), network("student")
-teacher.fit(x / 16, y, epochs=10, verbose=0)
+teacher.fit(x / 16, y, epochs=8, batch_size=128, verbose=0)
 match = fs.objective(
     "features", lambda a, b: ops.mean((a - b) ** 2), 3.0, name="match",
     teacher=teacher, teacher_sites="features",
 )  # fmt: skip
-scope = fs.Scope(match, every=57)
-student.fit(x[:300] / 16, y[:300], epochs=40, verbose=0, callbacks=[scope])
+scope = fs.Scope(match, every=50)
+student.fit(x[:300] / 16, y[:300], epochs=20, verbose=0, callbacks=[scope])
 for row in scope.run.stats("@objective/match", "mean").to_pandas().itertuples():
     print(f"step {row.step:3}  features apart by {row.value:.3f}")

@@ -1,4 +1,4 @@
-"""Domain adaptation by gradient reversal: features that do not tell bright digits from dark ones."""
+"""Domain adaptation by gradient reversal: features in which domains cannot be told apart."""
 
 import keras
 import numpy as np
@@ -23,7 +23,8 @@ for reverses in (False, True):
     model.compile("adam", losses)
     reversal = fs.edit("to_domain", fs.ReverseGradient(2), when=fs.ramp(0, 1, epochs=(0, 5)))
     callbacks = [fs.Scope(reversal)] if reverses else []
-    model.fit(x, y, sample_weight=weights, epochs=10, verbose=0, callbacks=callbacks)
+    settings = {"epochs": 10, "batch_size": 128, "verbose": 0, "callbacks": callbacks}
+    model.fit(x, y, sample_weight=weights, **settings)
     told = (model.predict(x, verbose=0)["domain"].ravel() > 0.5) == y["domain"]
     print(
         "with reversal:" if reverses else "without:      ", f"domains told apart {told.mean():.0%}"

@@ -16,6 +16,9 @@ SHOWS = {
     "callback": ["epoch 0  step   0  right", "epoch 3  step 220  right"],
     "predictions": ["step   0  mean loss 2.", "step 220  mean loss"],
     "feature_maps": ["steps [0, 15, 30, 45], maps of (1, 8, 8, 8): feature_maps.png"],
+    "ablation": ["epoch 3  loss", "edited by ablation in steps [[171, 227]]"],
+    "distillation": ["step   0  features apart by", "step 150  features apart by 0.0"],
+    "gradient_reversal": ["without:       domains told apart 100%", "with reversal: domains told"],
     "clone": ["['hidden', 'hidden_tap', 'digit']", "step  90  (32, 64)  mean"],
 }
 
