@@ -52,8 +52,9 @@ class TensorFlowEdits:
         count = len(edits.edits) + len(edits.objectives)
         highest = max((w.index for w in (*edits.edits, *edits.objectives)), default=count)
         self._values = _variable(np.zeros((self._depth, highest + 1, 2), np.float32))
-        self._words = _variable(np.zeros((self._depth, 2), np.int32))
-        self._place = _variable(np.zeros((), np.int32))
+        # Not int32: TensorFlow keeps such variables on the host, where XLA does not find them.
+        self._words = _variable(np.zeros((self._depth, 2), np.int64))
+        self._place = _variable(np.zeros((), np.int64))
         """Which step of the execution runs; it stays 0 where there is one."""
         self._told: Any = None
 
