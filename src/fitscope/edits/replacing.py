@@ -173,9 +173,9 @@ class Quantize(Edit):
     def _rounded(self, x: Any) -> Any:
         if self.dtype != "int8":
             return ops.cast(ops.cast(x, self.dtype), x.dtype)
-        exact: Any = ops.cast(x, "float32")
-        largest = ops.maximum(ops.max(ops.abs(exact)), keras.backend.epsilon())
-        return ops.cast(ops.round(exact / largest * 127) / 127 * largest, x.dtype)
+        exact = ops.cast(x, "float32")
+        step = ops.maximum(ops.max(ops.abs(exact)), keras.backend.epsilon()) / 127
+        return ops.cast(ops.round(ops.divide(exact, step)) * step, x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {"dtype": self.dtype}
