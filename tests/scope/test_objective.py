@@ -89,7 +89,7 @@ def test_an_objective_is_as_add_loss_in_the_model():
 
 @pytest.mark.backends("jax", "tensorflow")
 def test_several_steps_in_one_execution():
-    how = {"steps_per_execution": 2, "jit_compile": True}
+    how = {"steps_per_execution": 2}
     scope = fs.Scope(fs.objective("second", size, weight=0.3), fs.watch("second"), every=2)
     assert_same(trained((), scope, **how), trained([(0.3, lambda a, b: size(b))], **how))
 

@@ -174,8 +174,9 @@ class Quantize(Edit):
         if self.dtype != "int8":
             return ops.cast(ops.cast(x, self.dtype), x.dtype)
         exact = ops.cast(x, "float32")
-        step = ops.maximum(ops.max(ops.abs(exact)), keras.backend.epsilon()) / 127
-        return ops.cast(ops.round(ops.divide(exact, step)) * step, x.dtype)
+        largest = ops.maximum(ops.max(ops.abs(exact)), keras.backend.epsilon())
+        step = ops.divide(largest, 127)
+        return ops.cast(ops.multiply(ops.round(ops.divide(exact, step)), step), x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {"dtype": self.dtype}
