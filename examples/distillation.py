@@ -13,7 +13,7 @@ def network(name):
     features = keras.layers.Dense(64, activation="relu", name="features")
     parts = [features, keras.layers.Dropout(0.2), keras.layers.Dense(10, "softmax")]
     model = keras.Sequential([keras.Input((64,)), *parts], name=name)
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     return model
 
 

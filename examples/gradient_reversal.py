@@ -20,10 +20,10 @@ for reverses in (False, True):
     domain = keras.layers.Dense(1, activation="sigmoid", name="domain")(to_domain)
     model = keras.Model(inputs, {"digit": digit, "domain": domain})
     losses = {"digit": "sparse_categorical_crossentropy", "domain": "binary_crossentropy"}
-    model.compile("adam", losses)
-    reversal = fs.edit("to_domain", fs.ReverseGradient(2), when=fs.ramp(0, 1, epochs=(0, 5)))
+    model.compile(keras.optimizers.Adam(0.01), losses)
+    reversal = fs.edit("to_domain", fs.ReverseGradient(2), when=fs.ramp(0, 1, epochs=(0, 4)))
     callbacks = [fs.Scope(reversal)] if reverses else []
-    settings = {"epochs": 10, "batch_size": 128, "verbose": 0, "callbacks": callbacks}
+    settings = {"epochs": 8, "batch_size": 256, "verbose": 0, "callbacks": callbacks}
     model.fit(x, y, sample_weight=weights, **settings)
     told = (model.predict(x, verbose=0)["domain"].ravel() > 0.5) == y["domain"]
     print(
