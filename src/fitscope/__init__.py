@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fitscope._version import __version__ as __version__
+from fitscope.errors import EditError as EditError
 from fitscope.errors import FitscopeError as FitscopeError
 from fitscope.errors import RunError as RunError
 from fitscope.errors import RunExistsError as RunExistsError
@@ -30,12 +31,30 @@ from fitscope.select.selector import select as select
 
 if TYPE_CHECKING:
     from fitscope import layers as layers
+    from fitscope.edits.edit import Edit as Edit
+    from fitscope.edits.elementwise import Clip as Clip
+    from fitscope.edits.elementwise import Scale as Scale
+    from fitscope.edits.elementwise import Zero as Zero
+    from fitscope.edits.gradients import ClipGradient as ClipGradient
+    from fitscope.edits.gradients import ReverseGradient as ReverseGradient
+    from fitscope.edits.gradients import StopGradient as StopGradient
+    from fitscope.edits.noise import Noise as Noise
+    from fitscope.edits.replacing import Patch as Patch
+    from fitscope.edits.replacing import Quantize as Quantize
+    from fitscope.edits.replacing import Replace as Replace
+    from fitscope.edits.replacing import Steer as Steer
+    from fitscope.edits.when import epochs as epochs
+    from fitscope.edits.when import probability as probability
+    from fitscope.edits.when import ramp as ramp
+    from fitscope.edits.when import steps as steps
     from fitscope.engine.points import tap as tap
     from fitscope.rules.finding import Finding as Finding
     from fitscope.rules.rule import Sign as Sign
     from fitscope.rules.rule import rule as rule
     from fitscope.run.reader import Run as Run
     from fitscope.run.reader import open_run as open_run
+    from fitscope.scope.editing import edit as edit
+    from fitscope.scope.editing import objective as objective
     from fitscope.scope.instructions import Watch as Watch
     from fitscope.scope.instructions import watch as watch
     from fitscope.scope.preview import preview as preview
@@ -64,6 +83,24 @@ if TYPE_CHECKING:
 # Loaded at first use: reading a run must not import Keras, and `import fitscope` must not fix
 # Keras' backend before the user's own code chose one.
 _HOMES = {
+    "Patch": "fitscope.edits.replacing",
+    "Quantize": "fitscope.edits.replacing",
+    "Replace": "fitscope.edits.replacing",
+    "Steer": "fitscope.edits.replacing",
+    "Clip": "fitscope.edits.elementwise",
+    "ClipGradient": "fitscope.edits.gradients",
+    "Edit": "fitscope.edits.edit",
+    "Noise": "fitscope.edits.noise",
+    "ReverseGradient": "fitscope.edits.gradients",
+    "Scale": "fitscope.edits.elementwise",
+    "StopGradient": "fitscope.edits.gradients",
+    "Zero": "fitscope.edits.elementwise",
+    "edit": "fitscope.scope.editing",
+    "epochs": "fitscope.edits.when",
+    "objective": "fitscope.scope.editing",
+    "probability": "fitscope.edits.when",
+    "ramp": "fitscope.edits.when",
+    "steps": "fitscope.edits.when",
     "StepStatistics": "fitscope.scope.stopping",
     "StopOn": "fitscope.scope.stopping",
     "above": "fitscope.scope.stopping",
@@ -111,40 +148,59 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BATCH",
     "Batch",
+    "Clip",
+    "ClipGradient",
+    "Edit",
+    "EditError",
     "Event",
     "Extractor",
     "Finding",
     "FitscopeError",
+    "Noise",
+    "Patch",
+    "Quantize",
     "Record",
+    "Replace",
+    "ReverseGradient",
     "Run",
     "RunError",
     "RunExistsError",
     "RunFormatError",
+    "Scale",
     "Scope",
     "SelectionError",
     "Sign",
     "Statistic",
     "StatisticError",
+    "Steer",
     "StepStatistics",
     "Stop",
+    "StopGradient",
     "StopOn",
     "Stream",
     "UnsupportedError",
     "Watch",
+    "Zero",
     "__version__",
     "above",
     "below",
     "capture",
     "clone_with_taps",
+    "edit",
+    "epochs",
     "extractor",
     "layers",
     "non_finite",
+    "objective",
     "open_run",
     "preview",
+    "probability",
+    "ramp",
     "record",
     "rule",
     "select",
     "stateless_capture",
+    "steps",
     "stop_on",
     "stream",
     "tap",

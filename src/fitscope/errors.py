@@ -16,6 +16,10 @@ class StatisticError(FitscopeError, ValueError):
     """A statistic is unknown, or a user's statistic breaks its contract."""
 
 
+class EditError(FitscopeError, ValueError):
+    """An edit or an objective cannot do what it was asked to, where it was asked to."""
+
+
 class UnsupportedError(FitscopeError, RuntimeError):
     """The model, backend or Keras version cannot be observed."""
 

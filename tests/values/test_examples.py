@@ -16,6 +16,9 @@ SHOWS = {
     "callback": ["epoch 0  step   0  right", "epoch 3  step 220  right"],
     "predictions": ["step   0  mean loss 2.", "step 220  mean loss"],
     "feature_maps": ["steps [0, 15, 30, 45], maps of (1, 8, 8, 8): feature_maps.png"],
+    "ablation": ["epoch 3  loss", "edited by ablation in steps [[171, 227]]"],
+    "distillation": ["step   0  features apart by", "step 150  features apart by 0."],
+    "gradient_reversal": ["without: domains told at", "with reversal: domains told at"],
     "clone": ["['hidden', 'hidden_tap', 'digit']", "step  90  (32, 64)  mean"],
 }
 
@@ -30,6 +33,12 @@ def test_an_example_shows_what_it_promises(name: str, tmp_path: Path) -> None:
     for line in SHOWS[name]:
         assert line in done.stdout, done.stdout
     assert "fitscope could not" not in done.stderr
+    if name == "distillation":
+        apart = [float(line.split()[-1]) for line in done.stdout.splitlines()]
+        assert apart[-1] < apart[0] / 2
+    if name == "gradient_reversal":
+        without, reversed_ = (float(line.split()[-1]) for line in done.stdout.splitlines())
+        assert reversed_ > 2 * without
     if name == "feature_maps":
         picture = keras.utils.img_to_array(keras.utils.load_img(tmp_path / "feature_maps.png"))
         assert picture.shape == (4 * 9 * 8, 8 * 9 * 8, 3)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from fitscope.engine import keras_internals
+from fitscope.engine.editing import EditPlan
 from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan
 
@@ -55,17 +56,62 @@ def inspector() -> Any:
     return TorchDevice()
 
 
-def build(model: Any, plan: Plan) -> Engine:
-    """The engine for `model` on the backend that Keras runs on."""
+class Edits(Protocol):
+    """Builds edited functions for the steps of one phase of one model."""
+
+    def tell(self, values: Any, words: Any) -> None:
+        """Called before each execution.
+
+        Args:
+            values: for each of its steps and each edit, whether it acts and how strongly, float32
+                `[steps, edits, 2]`.
+            words: for each of its steps, two numbers that no other step has, int32 `[steps, 2]`.
+        """
+        ...
+
+    def function(self, step: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """A drop-in for the function that Keras runs at every step, with the edits in it.
+
+        Args:
+            step: "train", "test" or "predict".
+            plain: Keras' own function.
+        """
+        ...
+
+
+def build_edits(model: Any, plan: Plan, edits: EditPlan) -> Edits:
+    """The edits of one phase of `model` on the backend that Keras runs on."""
+    backend = keras_internals.backend_name()
+    if backend == "jax":
+        from fitscope.engine.jax_edits import JaxEdits
+
+        return JaxEdits(model, plan, edits)
+    if backend == "tensorflow":
+        from fitscope.engine.tensorflow_edits import TensorFlowEdits
+
+        return TensorFlowEdits(model, plan, edits)
+    from fitscope.engine.torch_edits import TorchEdits
+
+    return TorchEdits(model, plan, edits)
+
+
+def build(model: Any, plan: Plan, edits: Edits | None = None) -> Engine:
+    """The engine for `model` on the backend that Keras runs on.
+
+    Args:
+        model: a built Keras model.
+        plan: what is observed.
+        edits: what its observed steps change.
+    """
     backend = keras_internals.backend_name()
     if backend == "jax":
         from fitscope.engine.jax_engine import JaxEngine
 
-        return JaxEngine(model, plan)
+        return JaxEngine(model, plan, edits)
     if backend == "tensorflow":
         from fitscope.engine.tensorflow_engine import TensorFlowEngine
 
-        return TensorFlowEngine(model, plan)
+        return TensorFlowEngine(model, plan, edits)
     from fitscope.engine.torch_engine import TorchEngine
 
-    return TorchEngine(model, plan)
+    return TorchEngine(model, plan, edits)

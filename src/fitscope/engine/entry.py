@@ -85,13 +85,13 @@ class Entry:
 
     def zones(self, port: str) -> Zones:
         """The zones of the values at a port: those of the activation only behind it."""
-        return zones(self.activation() if port == "output" else None)
+        return zones(self.activation() if port in ("output", "before_edit") else None)
 
     def site(
         self, call: int | None, port: str, leaf: tuple[str | int, ...], shape: Any, dtype: str
     ) -> Site:
         target = self.target
-        output = port in ("output", "gradient")
+        output = port in ("output", "before_edit", "gradient")
         return Site(
             name="",
             path=self.path,

@@ -12,7 +12,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.extend.core
@@ -34,6 +34,9 @@ from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
+
+if TYPE_CHECKING:
+    from fitscope.engine.jax_edits import JaxEdits
 
 if hasattr(jax.extend.core, "get_opaque_trace_state"):
     get_opaque_trace_state: Any = jax.extend.core.get_opaque_trace_state
@@ -266,9 +269,10 @@ def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
 class JaxEngine:
     """Builds observed train, test and predict functions for one model."""
 
-    def __init__(self, model: Any, plan: Plan) -> None:
+    def __init__(self, model: Any, plan: Plan, edits: Any = None) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
+        self.edits: JaxEdits | None = edits
         self._traces = 0
 
     @property
@@ -283,7 +287,9 @@ class JaxEngine:
         compiled = bool(not model.run_eagerly and model.jit_compile)
         step = functools.partial(self._step, phase, compiled)
         if compiled:
-            step = jax.jit(step, donate_argnums=0, **self._shardings(phase))
+            places = shardings(model, phase)
+            out: dict[str, Any] = {} if places is None else {"out_shardings": (None, places, None)}
+            step = jax.jit(step, donate_argnums=0, **out)
 
         one = jnp.float32(1)
 
@@ -291,13 +297,16 @@ class JaxEngine:
             traces = self._traces
             if self.plan.keeps:
                 data = _own(data)
+            told = () if self.edits is None else self.edits.arguments()
             try:
-                outputs, state, measured = step(state, data, one)
+                outputs, state, measured = step(state, data, one, told)
             except StatisticError:
                 raise
             except Exception as error:
                 if compiled and self._traces > traces:
                     raise  # not while tracing: the step itself failed, and its state is gone
+                if self.edits is not None:
+                    self.edits.step_back()
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
@@ -322,20 +331,9 @@ class JaxEngine:
         # Between steps a part of it may have been given to a step already.
         jax.block_until_ready([array for array in arrays if not array.is_deleted()])
 
-    def _shardings(self, phase: str) -> dict[str, Any]:
-        if keras.distribution.distribution() is None:
-            return {}
-        train, fixed, optimizer, metrics = keras_internals.state_shardings(self._model)
-        states = {
-            "train": (train, fixed, optimizer, metrics),
-            "test": (train, fixed, metrics),
-            "predict": (train, fixed),
-        }
-        return {"out_shardings": (None, states[phase], None)}
-
-    def _step(self, phase: str, traced: bool, state: Any, data: Any, one: Any) -> Any:
+    def _step(self, phase: str, traced: bool, state: Any, data: Any, one: Any, told: Any) -> Any:
         model = self._model
-        run = {"train": model.train_step, "test": model.test_step, "predict": _predict(model)}[
+        run = {"train": model.train_step, "test": model.test_step, "predict": predict_step(model)}[
             phase
         ]
         device = JaxDevice(traced=traced)
@@ -348,7 +346,8 @@ class JaxEngine:
             if weight is not None and "weight_gradient" in weight.ports:
                 device.measure_given(gradient, weight, scale)
 
-        def step(state: Any, data: Any) -> Any:
+        def step(state: Any, data: Any, told: Any) -> Any:
+            trace.edits = None if self.edits is None else self.edits.begin(told, state)
             optimizers = Optimizers(model, given, device.hold_scale)
             with trace.installed(), optimizers.installed() if trains else nullcontext():
                 outputs, new = run(state, data)
@@ -362,9 +361,9 @@ class JaxEngine:
             return outputs, new
 
         if traced:
-            outputs, new = _read_in_program(step, (state, data), one, device.taps)
+            outputs, new = _read_in_program(step, (state, data, told), one, device.taps)
         else:
-            outputs, new = step(state, data)
+            outputs, new = step(state, data, told)
         return outputs, new, self._measured(trace)
 
     def _measured(self, trace: Trace) -> _Measured:
@@ -376,21 +375,17 @@ class JaxEngine:
         slots = [dataclasses.replace(s, wanted=s.measured.wanted) for s in slots]
         taps = [slot.measured for slot in slots]
         lengths = [[int(e.shape[0]) for e in tap.extra] for tap in taps]
+        later = [(t.tensor, t.shape.zones, t.unit_axis(t.tensor)) for t in taps if t.later]
         self._traces += 1
         step = _TracedStep(
             Layout.of(slots, lengths, [*trace.not_fired(), *lost]),
             tuple(_Kind(tap.shape, tap.unit_axis(tap.marked), tap.later) for tap in taps),
             sum(map(sum, lengths)),
             tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep),
-            jax_kernel.Compilation(
-                [
-                    (tap.tensor, tap.shape.zones, tap.unit_axis(tap.tensor))
-                    for tap in taps
-                    if tap.later
-                ]
-            ),
+            jax_kernel.Compilation(later) if later else None,
         )
-        step.compilation.start()
+        if step.compilation is not None:
+            step.compilation.start()
         return _Measured(
             step,
             tensors=[tap.tensor for tap in taps if tap.later],
@@ -457,8 +452,8 @@ class _TracedStep:
     states: int
     """Length of the user statistics' states together."""
     kept: tuple[tuple[Site, slice], ...]
-    compilation: jax_kernel.Compilation
-    """Of what reduces the tensors."""
+    compilation: jax_kernel.Compilation | None
+    """Of what reduces the tensors, if any are."""
 
 
 @jax.tree_util.register_dataclass
@@ -474,7 +469,8 @@ class _Measured:
 
     def row(self, data: Any) -> SumsRow:
         """Have the tensors reduced, and let them go."""
-        self.step.compilation.join()
+        if self.step.compilation is not None:
+            self.step.compilation.join()
         tensors, parts = iter(self.tensors), iter(self.parts)
         found = [
             jax_kernel.measured(next(tensors), kind.shape.zones, kind.unit_axis)
@@ -540,9 +536,23 @@ def _own(data: Any) -> Any:
     return map_leaves(lambda _, x: x.copy() if isinstance(x, np.ndarray) else x, data)
 
 
-def _predict(model: Any) -> Callable[..., Any]:
-    def predict_step(state: Any, data: Any) -> Any:
+def predict_step(model: Any) -> Callable[..., Any]:
+    """A prediction that gives the state back as the other steps do."""
+
+    def step(state: Any, data: Any) -> Any:
         outputs, fixed = model.predict_step(state, data)
         return outputs, (state[0], fixed)
 
-    return predict_step
+    return step
+
+
+def shardings(model: Any, phase: str) -> Any | None:
+    """Where the state goes that a step of a phase gives back; None where Keras does not say."""
+    if keras.distribution.distribution() is None:
+        return None
+    train, fixed, optimizer, metrics = keras_internals.state_shardings(model)
+    return {
+        "train": (train, fixed, optimizer, metrics),
+        "test": (train, fixed, metrics),
+        "predict": (train, fixed),
+    }[phase]

@@ -13,6 +13,7 @@ import keras
 from fitscope.engine import keras_internals
 from fitscope.engine.paired import LOSS_SCALE
 from fitscope.engine.plan import Wanted
+from fitscope.errors import EditError
 
 SEVERAL_SCALES = (
     "was not measured: several optimizers scale their losses in one step, and which of them a "
@@ -114,6 +115,39 @@ class Optimizers:
             yield
         finally:
             self._depth -= 1
+
+
+def loss_scale(model: Any, values: Any = None) -> Any | None:
+    """By what the gradients of the step to come are too large; None for nothing.
+
+    Args:
+        model: whose attributes are searched for optimizers.
+        values: the values of the variables of the model's optimizer, on JAX.
+
+    Raises:
+        EditError: several optimizers scale their losses.
+    """
+    scaling = [o for o in _optimizers(vars(model).values()) if _scales(o)]
+    if not scaling:
+        return None
+    optimizer: Any = getattr(model, "optimizer", None)
+    if len(scaling) > 1 or scaling[0] is not optimizer:
+        raise EditError(
+            "Gradients cannot be edited in this model: several optimizers scale their losses, or "
+            "one that is not model.optimizer does, and by what a gradient is too large is not "
+            "known. Train in float32 or bfloat16, without a loss scale."
+        )
+    if values is None:
+        return optimizer.scale_loss(keras.ops.ones(()))
+    mapping = list(zip(optimizer.variables, values, strict=True))
+    with keras.StatelessScope(state_mapping=mapping):
+        return optimizer.scale_loss(keras.ops.ones(()))
+
+
+def _scales(optimizer: Any) -> bool:
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return True
+    return getattr(optimizer, "loss_scale_factor", None) is not None
 
 
 def _optimizers(values: Iterable[Any]) -> Iterator[Any]:

@@ -200,7 +200,9 @@ class Plan:
         return found
 
     def _wanted(self, site: Site) -> Wanted | None:
-        wants = [w for w in self.wants if site.port in w.ports and w.matches(site)]
+        # Of an edit, a want only says which layers to wrap.
+        takers = [w for w in self.wants if w.measures or w.rows is not None]
+        wants = [w for w in takers if site.port in w.ports and w.matches(site)]
         if not wants:
             return None
         statistics = {id(s): s for want in wants for s in want.statistics}

@@ -13,6 +13,10 @@ BATCH_PATH = "@batch"
 """What the paths of the parts of a batch begin with; Keras' own layers are never called so."""
 
 
+OBJECTIVE_PATH = "@objective"
+"""What the paths of the values of objectives begin with."""
+
+
 class TapPoint:
     """A tensor that `fs.tap` named."""
 
@@ -25,6 +29,10 @@ class BatchPart:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+class ObjectiveValue:
+    """The value of an objective, before its weight and strength."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +54,16 @@ def batch_site(name: str, leaf: tuple[str | int, ...] = (), dtype: str = "") -> 
     from fitscope.engine.entry import named
 
     return named(batch_point(name).site(None, "output", leaf, (), dtype), None)
+
+
+def objective_point(name: str) -> Point:
+    """The place of the value of an objective."""
+    return Point(ObjectiveValue(), f"{OBJECTIVE_PATH}/{name}", None)
+
+
+def is_objective(site: Site) -> bool:
+    """Whether a site is the value of an objective."""
+    return isinstance(site.layer, ObjectiveValue)
 
 
 def part_of(site: Site) -> str | None:

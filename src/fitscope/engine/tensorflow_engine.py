@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -22,6 +22,10 @@ from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError, UnsupportedError
 from fitscope.select.unseen import Unseen
+
+if TYPE_CHECKING:
+    from fitscope.engine.editing import EditPass
+    from fitscope.engine.tensorflow_edits import TensorFlowEdits
 
 _SYNCHRONIZING = (
     tf.distribute.MirroredStrategy,
@@ -120,24 +124,12 @@ class TensorFlowDevice:
 class TensorFlowEngine:
     """Builds observed train, test and predict functions for one model."""
 
-    def __init__(self, model: Any, plan: Plan) -> None:
+    def __init__(self, model: Any, plan: Plan, edits: Any = None) -> None:
+        check_strategy(model)
         self._reference = weakref.ref(model)
         self.plan = plan
+        self.edits: TensorFlowEdits | None = edits
         self._one = tf.Variable(tf.ones(()), trainable=False)
-        replicas = model.distribute_strategy.num_replicas_in_sync
-        strategy = type(model.distribute_strategy).__name__
-        if replicas > 1:
-            raise UnsupportedError(
-                f"fitscope cannot observe a TensorFlow model on {replicas} replicas "
-                f"({strategy}) yet. Train on one device to observe."
-            )
-        synchronizes = isinstance(model.distribute_strategy, _SYNCHRONIZING)
-        if model.jit_compile and synchronizes:
-            raise UnsupportedError(
-                f"fitscope cannot observe a model compiled with XLA under {strategy}, which allows "
-                "no function within its own. Compile with jit_compile=False, or train under "
-                'OneDeviceStrategy("/gpu:0") or no strategy to observe.'
-            )
 
     @property
     def _model(self) -> Any:
@@ -156,7 +148,9 @@ class TensorFlowEngine:
         jit = bool(model.jit_compile)
         make = self._beside_xla if jit else self._within
         watched = weights(self.plan) if phase == "train" else []
-        step = make(_Pass(self.plan, model, run, watched, phase == "train"), ring, failed)
+        step = make(
+            _Pass(self.plan, model, run, watched, phase == "train", self.edits), ring, failed
+        )
         function = self._function(phase, step, without_jit=jit)
 
         def observed_function(iterator: Any) -> Any:
@@ -276,21 +270,50 @@ class TensorFlowEngine:
             return make(model, step)
 
 
+def check_strategy(model: Any) -> None:
+    """Raise `UnsupportedError` for a model whose steps cannot be observed or edited."""
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    strategy = type(model.distribute_strategy).__name__
+    if replicas > 1:
+        raise UnsupportedError(
+            f"fitscope cannot observe a TensorFlow model on {replicas} replicas "
+            f"({strategy}) yet. Train on one device to observe."
+        )
+    synchronizes = isinstance(model.distribute_strategy, _SYNCHRONIZING)
+    if model.jit_compile and synchronizes:
+        raise UnsupportedError(
+            f"fitscope cannot observe a model compiled with XLA under {strategy}, which allows "
+            "no function within its own. Compile with jit_compile=False, or train under "
+            'OneDeviceStrategy("/gpu:0") or no strategy to observe.'
+        )
+
+
 class _Pass:
     """A train, test or predict step with its layers, tapes and optimizers wrapped."""
 
     def __init__(
-        self, plan: Plan, model: Any, run: Step, watched: Sequence[Weight], trains: bool
+        self,
+        plan: Plan,
+        model: Any,
+        run: Step,
+        watched: Sequence[Weight],
+        trains: bool,
+        edits: TensorFlowEdits | None = None,
     ) -> None:
         self._plan = plan
         self._model = weakref.ref(model)
         self._run = run
         self._watched = watched
         self._trains = trains
+        self._edits = edits
 
     def __call__(self, data: Any) -> tuple[Any, Trace, TensorFlowDevice]:
+        with contextlib.nullcontext() if self._edits is None else self._edits.step() as edits:
+            return self._traced(data, edits)
+
+    def _traced(self, data: Any, edits: EditPass | None) -> tuple[Any, Trace, TensorFlowDevice]:
         device = TensorFlowDevice()
-        trace = Trace(self._plan, device, trains=self._trains)
+        trace = Trace(self._plan, device, trains=self._trains, edits=edits)
         if not self._trains:
             with trace.installed():
                 return self._run(data), trace, device

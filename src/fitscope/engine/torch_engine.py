@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
+
+if TYPE_CHECKING:
+    from fitscope.engine.torch_edits import TorchEdits
 
 Emit = Callable[[Row], None]
 Failed = Callable[[BaseException], None]
@@ -141,9 +144,10 @@ def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
 class TorchEngine:
     """Builds observed train, test and predict functions for one model."""
 
-    def __init__(self, model: Any, plan: Plan) -> None:
+    def __init__(self, model: Any, plan: Plan, edits: Any = None) -> None:
         self._reference = weakref.ref(model)
         self.plan = plan
+        self.edits: TorchEdits | None = edits
         self._layouts: dict[tuple[Any, ...], tuple[Layout, list[int], tuple[Site, ...]]] = {}
 
     @property
@@ -171,7 +175,8 @@ class TorchEngine:
 
         def observed_step(data: Any) -> Any:
             device = TorchDevice()
-            trace = Trace(self.plan, device, trains=phase == "train")
+            edits = None if self.edits is None else self.edits.begin()
+            trace = Trace(self.plan, device, trains=phase == "train", edits=edits)
             seen = _Weights(device, weights(self.plan) if phase == "train" else ())
             optimizers = Optimizers(model, seen.given, device.hold_scale)
             with trace.installed(), optimizers.installed():

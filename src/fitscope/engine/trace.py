@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import keras
 
 from fitscope.engine import keras_internals, points
+from fitscope.engine.editing import EditPass
 from fitscope.engine.entry import Entry, in_loop, named
 from fitscope.engine.leaves import Leaf, leaves, map_leaves
 from fitscope.engine.plan import WEIGHT_PORTS, Plan, Wanted
@@ -82,6 +83,7 @@ class Trace:
         symbolic: whether symbolic tensors are met, too.
         any_dtype: whether tensors that hold no floating-point numbers are wanted, too.
         trains: whether a backward pass follows.
+        edits: what is changed on the way.
     """
 
     def __init__(
@@ -92,12 +94,14 @@ class Trace:
         symbolic: bool = False,
         any_dtype: bool = False,
         trains: bool = False,
+        edits: EditPass | None = None,
     ) -> None:
         self.plan = plan
         self.device = device
         self.symbolic = symbolic
         self.any_dtype = any_dtype
         self.trains = trains
+        self.edits = edits
         self.roots: list[Root] = []
         self.calls: Counter[int] = Counter()
         self.unseen: dict[str, Unseen] = {}
@@ -154,12 +158,18 @@ class Trace:
                 namespace = vars(self.plan.model)
                 undo.append((namespace, "compute_loss", namespace.get("compute_loss", _ABSENT)))
                 namespace["compute_loss"] = self._around_loss(self.plan.model.compute_loss)
+            if self.edits is not None and self.edits.plan.objectives:
+                namespace = vars(self.plan.model)
+                undo.append((namespace, "compute_loss", namespace.get("compute_loss", _ABSENT)))
+                compute_loss = self.plan.model.compute_loss
+                namespace["compute_loss"] = self.edits.around_loss(compute_loss, self._observe_at)
             for entry in self.plan.wrapped():
                 for name, wrapper in self._wrappers(entry):
                     namespace = vars(entry.target)
                     undo.append((namespace, name, namespace.get(name, _ABSENT)))
                     namespace[name] = wrapper
-            yield
+            with contextlib.nullcontext() if self.edits is None else self.edits.running():
+                yield
         finally:
             points.end(self)
             for namespace, name, before in reversed(undo):
@@ -272,6 +282,15 @@ class Trace:
             if self.device.is_tensor(tensor):
                 self._observe_tensor(root, point, call, "output", leaf, tensor)
 
+    def _observe_at(self, point: points.Point, value: Any) -> None:
+        """See a value that is no layer's."""
+        root = Root(self.plan.entries[0], None, self.device.level())
+        call = self.calls[id(point.target)]
+        self.calls[id(point.target)] += 1
+        self._observe_tensor(root, point, call, "output", (), value)
+        self.roots.append(root)
+        self.device.finish(root)
+
     def meet(self, tree: Any, name: str) -> None:
         """Called by `fs.tap` within the call of a layer."""
         if keras_internals.in_symbolic_scope() and not self.symbolic:
@@ -329,11 +348,49 @@ class Trace:
                 outputs = function(*args, **kwargs)
         else:
             outputs = function(*args, **kwargs)
+        if "before_edit" in ports:
+            self._observe(root, entry, call, "before_edit", outputs)
+        edits = None if entry.is_plain_container else self.edits
+        if edits is not None:
+            outputs = self._edit(edits, root, entry, call, "output", outputs)
         if "output" in ports:
             self._observe(root, entry, call, "output", outputs)
         if "gradient" in ports and self.trains:
             outputs = self._watch_gradients(root, entry, call, outputs)
+        if edits is not None:
+            # Behind the place where gradients are watched: they come from there.
+            outputs = self._edit(edits, root, entry, call, "gradient", outputs)
         return outputs
+
+    def _edit(
+        self, edits: EditPass, root: Root, entry: Entry, call: int, port: str, outputs: Any
+    ) -> Any:
+        """What goes on in the place of a layer's outputs, or has its gradients changed."""
+        replaced = False
+
+        def change(leaf: Leaf, tensor: Any) -> Any:
+            nonlocal replaced
+            if not self.device.is_tensor(tensor):
+                return tensor
+            dtype, shape = self.device.dtype(tensor), self.device.shape(tensor)
+            site = named(entry.site(call, "output", leaf, shape, dtype), None)
+            wants = edits.wants(site, port)
+            meets = port == "output" and edits.is_met(site)
+            problem = self._obstacle(root, site) if wants or meets else None
+            if problem is not None:
+                raise edits.refuse(site, f"{problem.reason}; {problem.remedy}")
+            if wants and not dtype.startswith(_FLOATING):
+                raise edits.refuse(site, f"holds {dtype}, and edits are of floating-point tensors")
+            if wants:
+                after = edits.change(wants, site, entry.unit_axis(len(shape)), tensor)
+                keras_internals.carry_mask(tensor, after)
+                replaced, tensor = True, after
+            if meets:
+                edits.meet(site, tensor)
+            return tensor
+
+        found = map_leaves(change, outputs)
+        return found if replaced else outputs
 
     def _watch_gradients(self, root: Root, entry: Entry, call: int, outputs: Any) -> Any:
         replaced = False

@@ -19,6 +19,8 @@ from fitscope.engine.trace import Trace
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.engine.weights import weights
 from fitscope.errors import UnsupportedError
+from fitscope.scope.editing import Change
+from fitscope.scope.editor import describe, try_on_shapes
 from fitscope.scope.instructions import Instruction, watch
 from fitscope.scope.session import make_plan
 from fitscope.scope.taps import Shapes
@@ -50,6 +52,8 @@ class Preview:
     caution: str | None = None
     measured: int | None = None
     bytes_written: int = 0
+    edits: tuple[tuple[str, str, tuple[Site, ...]], ...] = ()
+    """Of each edit and objective, in order: its name, what it does, and at which sites."""
 
     def bytes_read(self, site: Site) -> int:
         """Bytes of the tensor, which an observed step reads on the device."""
@@ -72,6 +76,10 @@ class Preview:
             "unseen": [u.to_json() for u in self.unseen],
             "note": self.note,
             "caution": self.caution,
+            "edits": [
+                {"name": name, "does": does, "sites": [s.name for s in sites]}
+                for name, does, sites in self.edits
+            ],
         }
 
     def __str__(self) -> str:
@@ -106,6 +114,11 @@ class Preview:
             lines[-1] = f"{count} sites. {self.note}"
         if self.caution is not None:
             lines.append(self.caution)
+        if self.edits:
+            lines.append("changed, in this order, before it is seen:")
+            for name, does, sites in self.edits:
+                where = ", ".join(s.name for s in sites) or "sites known in the first step"
+                lines.append(f"  {name}: {does}: {where}")
         if self.unseen:
             lines.append("not seen:")
             lines += [f"  {u.site}: {u.reason}; {u.remedy}" for u in self.unseen]
@@ -115,15 +128,22 @@ class Preview:
         return str(self)
 
 
-def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Preview:
+def preview(
+    model: Any,
+    *instructions: Instruction,
+    batch_size: int = 32,
+    changes: Sequence[Change] = (),
+) -> Preview:
     """List the sites of a model that instructions select; nothing is run.
 
     Args:
         model: a built model.
-        *instructions: made by `fs.watch`; every layer output without any.
+        *instructions: made by `fs.watch`, `fs.record` and the like; every layer output without any.
         batch_size: the batch size that shapes and bytes are given for.
+        changes: what is changed in the model, each with a name.
 
     Raises:
+        EditError: an edit cannot act where it is asked to.
         SelectionError: an instruction matches nothing in this model.
         UnsupportedError: the model is not built.
     """
@@ -137,7 +157,11 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
             f"{model.name!r} is not built, so its layers' shapes are not known. Call "
             "model.build(input_shape), call the model on a batch, or add a keras.Input."
         )
-    watches = instructions or (watch("**"),)
+    watches = instructions if instructions or changes else (watch("**"),)
+    edits = tuple(
+        (str(change.name), describe(change), tuple(sites))
+        for change, sites in (try_on_shapes(model, changes) if changes else ())
+    )
     plan = make_plan(model, watches)
     spec = keras_internals.model_input_spec(model, batch_size)
     note = None
@@ -171,7 +195,14 @@ def preview(model: Any, *instructions: Instruction, batch_size: int = 32) -> Pre
             for x in given
         )
     return Preview(
-        tuple(sites), tuple(unseen), batch_size, note, _caution(model), len(measured), written
+        tuple(sites),
+        tuple(unseen),
+        batch_size,
+        note,
+        _caution(model),
+        len(measured),
+        written,
+        edits,
     )
 
 

@@ -24,6 +24,8 @@ from fitscope.rules.settings import choose
 from fitscope.run.writer import RunWriter
 from fitscope.scope.conclusion import Conclusion, say, warn_before
 from fitscope.scope.drain import scalars
+from fitscope.scope.editing import Change, EditInstruction, Objective, named
+from fitscope.scope.editor import Editor, Handles
 from fitscope.scope.facts import facts, with_batch
 from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Instruction, Watch, watch
@@ -52,8 +54,8 @@ class Scope(keras.callbacks.Callback):
     through Keras' own function, untouched. Training is bit-identical either way.
 
     Args:
-        *instructions: what to do, made by `fs.watch`, `fs.record` and `fs.stream`; without any,
-            every layer output is watched.
+        *instructions: what to do, made by `fs.watch`, `fs.record`, `fs.stream`, `fs.stop_on`,
+            `fs.edit` and `fs.objective`; without any, every layer output is watched.
         run: a new directory to write the run to, or None to keep it in memory.
         budget: the share of training time that watching may take; it decides how many steps are
             observed.
@@ -89,7 +91,9 @@ class Scope(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         keras_internals.check()
-        self._instructions = _checked(instructions)
+        self._instructions, changes = _checked(instructions)
+        self._changes = named(changes)
+        self._handles = Handles(self._changes)
         self._schedule = _schedule(budget, every)
         self._config = {"budget": budget, "every": every}
         self._path = None if run is None else Path(run)
@@ -125,6 +129,11 @@ class Scope(keras.callbacks.Callback):
     def unseen(self) -> list[Unseen]:
         """What was selected but could not be seen, and why."""
         return self.run.unseen if self.runs else []
+
+    @property
+    def edits(self) -> Handles:
+        """The edits and objectives by name; `scope.edits["noise"].strength = 0.3` sets one."""
+        return self._handles
 
     @property
     def findings(self) -> Findings:
@@ -215,7 +224,9 @@ class Scope(keras.callbacks.Callback):
             SelectionError: an instruction matches nothing in this model.
             UnsupportedError: the model is not built.
         """
-        return make_preview(model, *self._instructions, batch_size=batch_size)
+        return make_preview(
+            model, *self._instructions, batch_size=batch_size, changes=self._changes
+        )
 
     def latest(self, phase: str = "train") -> dict[str, dict[str, Any]]:
         """The statistics of the last recorded step of a phase.
@@ -368,6 +379,8 @@ class Scope(keras.callbacks.Callback):
             self._close()
             self._session = self._open(model)
         self._session.restart_pass(phase)
+        if self._session.editor is not None:
+            self._session.editor.check()
         self._session.drain.start()
         return self._session
 
@@ -376,7 +389,10 @@ class Scope(keras.callbacks.Callback):
         self.runs.append(writer.run)
         self._last_epoch = -1
         self._conclusion = Conclusion(self._rules)
-        return Session(model, self._instructions, writer, self._schedule)
+        editor = None
+        if self._changes:
+            editor = Editor(model, self._changes, self._handles, writer.add_history)
+        return Session(model, self._instructions, writer, self._schedule, editor)
 
     def _next_path(self) -> Path | None:
         if self._path is None or not self.runs:
@@ -386,7 +402,7 @@ class Scope(keras.callbacks.Callback):
     def _describe(self, model: Any) -> dict[str, Any]:
         return {
             **self._config,
-            "instructions": [i.describe() for i in self._instructions],
+            "instructions": [i.describe() for i in (*self._instructions, *self._changes)],
             "model": model.name,
             "model_class": type(model).__name__,
             "outputs": output_paths(
@@ -489,16 +505,20 @@ def _checked_ui(ui: Any, path: Path | None) -> bool:
     return ui
 
 
-def _checked(instructions: tuple[Any, ...]) -> tuple[Instruction, ...]:
+def _checked(instructions: tuple[Any, ...]) -> tuple[tuple[Instruction, ...], list[Change]]:
+    """What is observed, and what is changed."""
     for instruction in instructions:
-        if not isinstance(instruction, (Record, StopOn, Stream, Watch)):
+        if not isinstance(instruction, (EditInstruction, Objective, Record, StopOn, Stream, Watch)):
             raise FitscopeError(
                 f"Scope({instruction!r}): expected instructions made by fs.watch(...), "
-                "fs.record(...), fs.stream(...) or fs.stop_on(...), for example "
+                "fs.record(...), fs.stream(...), fs.stop_on(...), fs.edit(...) or "
+                "fs.objective(...), for example "
                 f"fs.Scope(fs.watch({instruction if isinstance(instruction, str) else '**'!r})). "
                 "The run directory and the other settings are given by name."
             )
-    return instructions or (watch("**"),)
+    changes = [i for i in instructions if isinstance(i, (EditInstruction, Objective))]
+    observed = tuple(i for i in instructions if not isinstance(i, (EditInstruction, Objective)))
+    return observed if instructions else (watch("**"),), changes
 
 
 def _schedule(budget: Any, every: Any) -> Callable[[], Schedule]:

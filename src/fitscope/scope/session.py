@@ -8,15 +8,18 @@ import os
 import time
 import traceback
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fitscope.edits.when import Moment
 from fitscope.engine import keras_internals
 from fitscope.engine.build import Engine, build
 from fitscope.engine.entry import named
 from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan, Want
 from fitscope.errors import (
+    EditError,
     FitscopeError,
     SelectionError,
     StatisticError,
@@ -24,6 +27,7 @@ from fitscope.errors import (
 )
 from fitscope.run.writer import RunWriter
 from fitscope.scope.drain import Drain, Logs, Pending
+from fitscope.scope.editor import Editor
 from fitscope.scope.graph import describe_model
 from fitscope.scope.instructions import Instruction
 from fitscope.scope.schedule import Schedule
@@ -53,6 +57,7 @@ class Session:
         instructions: what to do.
         writer: the run.
         schedule: makes the schedule of one phase.
+        editor: changes what the steps compute; None where nothing is changed.
     """
 
     def __init__(
@@ -61,8 +66,10 @@ class Session:
         instructions: Sequence[Instruction],
         writer: RunWriter,
         schedule: Callable[[], Schedule],
+        editor: Editor | None = None,
     ) -> None:
         self.model = model
+        self.editor = editor
         self.writer = writer
         self.drain = Drain(writer, self._stop_training, weakref.ref(model))
         self.broken: str | None = None
@@ -71,8 +78,8 @@ class Session:
         self.seconds = dict.fromkeys(ATTRIBUTES, 0.0)
         """Of all executions but the first plain and the first observed one, which compile."""
         self.compile_seconds = 0.0
-        self._observed = dict.fromkeys(ATTRIBUTES, 0)
-        """Observed executions among those of `seconds`."""
+        self._observed: Counter[tuple[str, bool]] = Counter()
+        """Observed executions among those of `seconds`, by phase and whether they were edited."""
         self.epoch = 0
         self._instructions = tuple(instructions)
         self._takers = [i for i in self._instructions if isinstance(i, (Record, StopOn, Stream))]
@@ -80,15 +87,18 @@ class Session:
         self.pass_steps: dict[str, int | None] = dict.fromkeys(ATTRIBUTES)
         """How many steps an epoch or evaluation has, where it is known beforehand."""
         self._make_schedule = schedule
-        self._schedules: dict[str, Schedule] = {}
+        self._schedules: dict[tuple[str, bool], Schedule] = {}
         self._plan: Plan | None = None
         self._engine: Engine | None = None
-        self._functions: dict[str, tuple[Any, Callable[..., Any]]] = {}
+        self._edited_engine: Engine | None = None
+        self._functions: dict[tuple[str, bool], tuple[Any, Callable[..., Any]]] = {}
         self._base = dict.fromkeys(ATTRIBUTES, 0)
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
         self._timer: tuple[float, bool] | None = None
         self._first, self._phase, self._emitted = 0, "", False
         self._observing = False
+        self._editing = False
+        """Whether anything is edited in the execution that was decided on last."""
         self._reached: int | None = None
         """Where the execution before the last one ended, if its rows told."""
         self._trained = False
@@ -99,7 +109,11 @@ class Session:
         self._first_batch: Any = None
 
     def schedule(self, phase: str) -> Schedule:
-        return self._schedules.setdefault(phase, self._make_schedule())
+        """The schedule of a phase: edited executions and others are functions of their own."""
+        key = phase, self._editing
+        if key not in self._schedules:
+            self._schedules[key] = self._make_schedule()
+        return self._schedules[key]
 
     def plan(self) -> Plan | None:
         """The plan, once the model is built; raises for a selection that matches nothing.
@@ -115,7 +129,7 @@ class Session:
 
     def before(self, phase: str, batch: int) -> None:
         """Called before an execution: puts the observed function in place when it is due."""
-        if self._decide(phase, batch):
+        if self._decide(phase, batch) or self._editing:
             self._arm(phase)
 
     def dispatcher(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,8 +137,8 @@ class Session:
         batch = itertools.count(step=int(self.model.steps_per_execution))
 
         def dispatch(*args: Any) -> Any:
-            observing = self._decide(phase, next(batch))
-            outputs = self._observe(phase, plain, args) if observing else plain(*args)
+            self._decide(phase, next(batch))
+            outputs = self._run(phase, plain, args)
             if self.schedule(phase).calibrates():
                 self._wait(outputs)
             # What the caller does between two calls is not the time of a step.
@@ -145,17 +159,30 @@ class Session:
         self.steps[phase] = first + length
         self._reached = self._first if self._emitted and self._phase == phase else None
         self._first, self._phase = first, phase
-        self._emitted = self._observing = False
+        self._emitted = self._observing = self._editing = False
+        if self.editor is not None:
+            self._editing = self.editor.decide(self._moments(phase, first, length))
+            schedule = self.schedule(phase)
+            self.plan()
         self.drain.beat()
         if self.broken is not None or os.getpid() != self.pid:
             return False
-        due = (self._watching and schedule.due(first, length)) or any(
+        values = self._editing and self.editor is not None and self.editor.has_objectives
+        due = ((self._watching or values) and schedule.due(first, length)) or any(
             self._due(phase, step) for step in range(first, first + length)
         )
         observing = self._observing = due and self.plan() is not None
         self._trained = True
         self._timer = (now, observing)
         return observing
+
+    def _moments(self, phase: str, first: int, length: int) -> list[Moment]:
+        """The steps of an execution, as the schedules of edits see them."""
+        trained = self.steps["train"]
+        return [
+            Moment(step, self.epoch, phase, step if phase == "train" else trained)
+            for step in range(first, first + length)
+        ]
 
     def _due(self, phase: str, step: int) -> list[Record | StopOn | Stream]:
         """The instructions that want the values of a step."""
@@ -185,6 +212,8 @@ class Session:
             count = min(count, known_steps)
         self._base[phase] += count
         self.steps[phase] = self._base[phase]
+        if self.editor is not None:
+            self.editor.end_of_pass(phase, self.steps[phase])
         if count and self._takers:
             self.drain.end_of_pass(phase)
 
@@ -194,11 +223,17 @@ class Session:
         self._timer = None
         self._base[phase] = self.steps[phase]
 
+    def _run(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
+        """Run the execution that was decided on, edited or not, observed or not."""
+        if self._editing and self.editor is not None:
+            plain = self.editor.function(phase, _STEPS[phase], plain)
+        return self._observe(phase, plain, args) if self._observing else plain(*args)
+
     def _observe(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
         """Run one execution through the observed function in place of `plain`."""
         try:
             function = self._function(phase, plain)
-        except (SelectionError, StatisticError):
+        except (EditError, SelectionError, StatisticError):
             raise
         except Exception as error:
             self._break(error)
@@ -247,8 +282,8 @@ class Session:
     def cost(self) -> dict[str, float]:
         """How much was observed and what it cost; see `Scope.cost`."""
         steps, observed = sum(self.steps.values()), sum(self.observed_steps.values())
-        costs = {phase: schedule.cost() for phase, schedule in self._schedules.items()}
-        known = [self._observed[p] * cost for p, cost in costs.items() if cost is not None]
+        costs = {key: schedule.cost() for key, schedule in self._schedules.items()}
+        known = [self._observed[k] * cost for k, cost in costs.items() if cost is not None]
         # Where every step is observed there is nothing to compare with.
         extra = sum(known) if known or not observed else math.nan
         total = sum(self.seconds.values())
@@ -264,11 +299,12 @@ class Session:
         attribute = ATTRIBUTES[phase]
         plain = getattr(self.model, attribute)
         if getattr(plain, "fitscope_once", False):
-            self._break(
-                UnsupportedError(
-                    "another Scope observes the same fit. Give all instructions to one Scope."
-                )
+            error = UnsupportedError(
+                "another Scope observes the same fit. Give all instructions to one Scope."
             )
+            if self._editing:
+                raise error
+            self._break(error)
             return
         history = getattr(self.model, "history", None)
 
@@ -281,7 +317,7 @@ class Session:
             # next fit is not to be observed, and has a history of its own.
             if not armed or getattr(self.model, "history", None) is not history:
                 return plain(*args)
-            return self._observe(phase, plain, args)
+            return self._run(phase, plain, args)
 
         once.fitscope_once = True  # type: ignore[attr-defined]
         self._armed = (attribute, plain, once)
@@ -296,16 +332,22 @@ class Session:
             setattr(self.model, attribute, plain)
 
     def _function(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-        known = self._functions.get(phase)
+        key = phase, self._editing
+        known = self._functions.get(key)
         # Compiling the model anew, or unfreezing layers, gives it another function.
         if known is not None and known[0] is plain:
             return known[1]
-        if self._engine is None or known is not None:
-            self._plan = make_plan(self.model, self._instructions)
-            self._engine = build(self.model, self._plan)
-            self._functions.clear()
-        function = self._engine.observed(_STEPS[phase], plain, self._emit, self._break)
-        self._functions[phase] = (plain, function)
+        if self._editing and self.editor is not None:
+            plan = make_plan(self.model, self._instructions, self.editor.wants(phase))
+            engine = self._edited_engine = build(self.model, plan, self.editor.edits(phase))
+        else:
+            if self._engine is None or known is not None:
+                self._plan = make_plan(self.model, self._instructions)
+                self._engine = build(self.model, self._plan)
+                self._functions.clear()
+            engine = self._engine
+        function = engine.observed(_STEPS[phase], plain, self._emit, self._break)
+        self._functions[key] = (plain, function)
         return function
 
     def _emit(self, row: Row) -> None:
@@ -349,19 +391,26 @@ class Session:
             began, observed = self._timer
             if self.schedule(phase).took(now - began, observed=observed):
                 self.seconds[phase] += now - began
-                self._observed[phase] += observed
+                self._observed[phase, self._editing] += observed
             elif observed:
                 self.compile_seconds += now - began
         self._timer = None
 
     def _wait(self, outputs: Any = None) -> None:
         """Let the device finish, so that the time of a step is that step's own."""
-        if self._engine is not None:
-            self._engine.wait(outputs)
+        engine = self._engine or self._edited_engine
+        if engine is not None:
+            engine.wait(outputs)
 
 
-def make_plan(model: Any, instructions: Sequence[Instruction]) -> Plan:
-    """The plan of the instructions; an instruction that can match nothing is an error."""
+def make_plan(model: Any, instructions: Sequence[Instruction], edits: Sequence[Want] = ()) -> Plan:
+    """The plan of the instructions; an instruction that can match nothing is an error.
+
+    Args:
+        model: a built model.
+        instructions: what is observed.
+        edits: by which the layers are wrapped that are edited.
+    """
     wants = [
         Want(
             i.selector.matches, i.selector.may_match, frozenset(i.ports),
@@ -370,7 +419,7 @@ def make_plan(model: Any, instructions: Sequence[Instruction]) -> Plan:
         for i in instructions
         if i.selector is not None
     ]  # fmt: skip
-    plan = Plan(model, wants, batch=any(i.batch for i in instructions))
+    plan = Plan(model, [*wants, *edits], batch=any(i.batch for i in instructions))
     taps: list[Site] | None = None
     for each in instructions:
         if each.selector is None:

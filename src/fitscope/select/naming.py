@@ -17,6 +17,7 @@ from fitscope.errors import SelectionError
 
 PORTS: tuple[str, ...] = (
     "output",
+    "before_edit",
     "input",
     "gradient",
     "preactivation",
