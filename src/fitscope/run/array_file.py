@@ -12,6 +12,7 @@ zarr-python, tensorstore and xarray read the result. Nothing is compressed and n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -67,11 +68,11 @@ class Form:
     tail: tuple[int, ...]
     dtype: str
 
-    @property
+    @functools.cached_property
     def stored(self) -> np.dtype[Any]:
         return np.dtype(_stored_as(self.dtype)).newbyteorder("<")
 
-    @property
+    @functools.cached_property
     def row_bytes(self) -> int:
         return self.stored.itemsize * math.prod(self.tail)
 
@@ -112,6 +113,7 @@ class GrowingArray:
         self._chunk_rows = 1 << max(0, (_CHUNK_BYTES // size).bit_length() - 1)
         chunk = self._chunk_rows * size
         self._chunks = max(1, min(_CHUNKS, _SHARD_BYTES // chunk))
+        self._newest: tuple[int, Path] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> GrowingArray:
@@ -187,7 +189,10 @@ class GrowingArray:
         return shard, place, min(count, self._chunks * self._chunk_rows - place)
 
     def _shard(self, number: int) -> Path:
-        return self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
+        if self._newest is None or self._newest[0] != number:
+            path = self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
+            self._newest = number, path
+        return self._newest[1]
 
     def _plain(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The rows as they stand in the file."""
@@ -287,7 +292,8 @@ def _write_at(file: int, buffers: Sequence[np.ndarray[Any, Any]], offset: int) -
     vectors = _VECTORS if hasattr(os, "writev") else 1
     for first in range(0, len(buffers), vectors):
         some = buffers[first : first + vectors]
-        taken = os.writev(file, some) if vectors > 1 else os.write(file, some[0])
+        given: Any = some  # arrays are buffers, of every dtype, which NumPy's types do not say
+        taken = os.writev(file, given) if vectors > 1 else os.write(file, given[0])
         for buffer in some:
             if taken < buffer.nbytes:
                 octets = buffer.reshape(-1).view(np.uint8).data[taken:]
