@@ -20,8 +20,8 @@ import numpy as np
 
 BACKENDS = ("jax", "tensorflow", "torch")
 TENSORS = {
-    "64 x 64 float32 (16 kB)": ((64, 64), "float32", 2000),
-    "128 x 1024 float32 (0.5 MB)": ((128, 1024), "float32", 400),
+    "64 x 64 float32 (16 kB)": ((64, 64), "float32", 16_000),
+    "128 x 1024 float32 (0.5 MB)": ((128, 1024), "float32", 500),
     "32 x 128 x 1024 float32 (16.8 MB)": ((32, 128, 1024), "float32", 16),
     "64 x 56 x 56 x 64 bfloat16 (25.7 MB)": ((64, 56, 56, 64), "bfloat16", 12),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,28 @@ def test_others_read_it(dtype: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(other.read().result(), bits)
     np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(0, 53), whole)
     assert GrowingArray.open(tmp_path / "a").read(0, 1).dtype == parts[0].dtype
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("vectors", ["writev", "write"])
+def test_writes_that_take_less_than_given(
+    vectors: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system under pressure or an interrupted call does."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, memoryview(data).cast("B")[:7]))
+    if vectors == "writev":
+        writev, turns = os.writev, itertools.cycle((1, 2, 3))
+        monkeypatch.setattr(os, "writev", lambda file, data: writev(file, data[: next(turns)]))
+    else:
+        monkeypatch.delattr(os, "writev")
+    parts = [numbers((n, 3, 2), "float32") for n in (5, 1, 40, 7)]
+    parts.append(parts[2][::2])
+    array = GrowingArray(tmp_path / "a", Form((3, 2), "float32"), {})
+    array.append(*parts)
+    array.commit()
+    whole = np.concatenate(parts)
+    np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(0, len(whole)), whole)
 
 
 def test_what_was_not_committed_does_not_count(tmp_path: Path) -> None:

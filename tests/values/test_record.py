@@ -363,8 +363,8 @@ def test_a_disk_that_fails(code: int, monkeypatch: pytest.MonkeyPatch, tmp_path:
     x, y = numbered(6 * BATCH)
     real, room = array_file._write_at, [0]
 
-    def write(file: int, buffers: list[memoryview], offset: int) -> None:
-        room[0] -= sum(map(len, buffers))
+    def write(file: int, buffers: list[Any], offset: int) -> None:
+        room[0] -= sum(b.nbytes for b in buffers)
         if room[0] < 0:
             os.write(file, buffers[0][: len(buffers[0]) // 2])  # a part gets through
             raise OSError(code, os.strerror(code))

@@ -12,7 +12,7 @@ from zoo import BACKEND
 
 import fitscope as fs
 
-JIT = BACKEND != "torch"  # without XLA, TensorFlow fuses what only one operation reads
+JIT = BACKEND == "jax"
 
 
 def sigmoid(x: Any) -> Any:
@@ -72,6 +72,41 @@ def test_the_states_of_every_time_step() -> None:
     for name, (_, replay) in kinds.items():
         found = scope.run.values(name)[0].array
         np.testing.assert_allclose(found, replay(rows, *weights[name]), rtol=1e-3, atol=1e-5)
+
+
+class Weighted(layers.Layer):
+    """Names its softmax, which nothing but the product reads."""
+
+    def call(self, x: Any) -> Any:
+        return fs.tap(ops.softmax(x), "shares") * x
+
+
+@pytest.mark.backends("tensorflow")
+def test_without_xla_ends_of_loops_are_recorded_and_training_is_the_same() -> None:
+    """As Keras compiles a recurrent model on TensorFlow; only one operation reads each tensor."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((16, 4, 3)).astype("float32"), np.ones((16, 1), "float32")
+
+    def trained(scope: fs.Scope | None) -> list[bytes]:
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((4, 3))
+        met = [
+            layers.LSTM(4, return_sequences=True, name="one"),
+            layers.Bidirectional(layers.SimpleRNN(3, return_sequences=True), name="both"),
+            Weighted(name="weighted"),
+        ]
+        flat = [layers.Flatten()(layer(inputs)) for layer in met]
+        model = keras.Model(inputs, layers.Dense(1)(layers.Concatenate()(flat)))
+        model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
+        callbacks = [] if scope is None else [scope]
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
+        return [ops.convert_to_numpy(v).tobytes() for v in model.variables]
+
+    scope = fs.Scope(fs.record(["one", "both", "weighted/shares"]))
+    assert trained(scope) == trained(None)
+    shapes = {name: scope.run.values(name)[0].array.shape for name in scope.run.recorded.names}
+    assert shapes == {"one": (8, 4, 4), "both": (8, 4, 6), "weighted/shares": (8, 4, 3)}
 
 
 def test_the_preview_says_why_a_cell_is_not_seen_and_how_else() -> None:

@@ -22,6 +22,7 @@ _CHEAP = frozenset(
         "Add",
         "AddV2",
         "Cast",
+        "ConcatV2",
         "Elu",
         "EluGrad",
         "Erf",
@@ -42,6 +43,7 @@ _CHEAP = frozenset(
         "Relu6Grad",
         "ReluGrad",
         "Reshape",
+        "ReverseV2",
         "Rsqrt",
         "SelectV2",
         "Selu",
@@ -57,8 +59,21 @@ _CHEAP = frozenset(
         "Sub",
         "Tanh",
         "TanhGrad",
+        "Transpose",
     }
 )
+_WHOLE = frozenset(
+    {
+        "LogSoftmax",
+        "Softmax",
+        "StatelessWhile",
+        "TensorListStack",
+        "While",
+    }
+)
+"""What the optimizer joins with no reader: the ends of loops, and kernels that no chain goes on
+from."""
+
 _SOURCES = frozenset(
     {
         "Arg",
@@ -162,7 +177,9 @@ def aside(tensor: Any, readers: dict[Any, int]) -> Any | None:
     """
     if _readers(tensor, readers) != 1 or _of_values(tensor)[0].type in _APART:
         return tensor
-    if not tensor.dtype.is_floating or _is_prediction(tensor) or _is_only_scaled(tensor):
+    if not tensor.dtype.is_floating or tensor.op.type in _WHOLE:
+        return tensor
+    if _is_prediction(tensor) or _is_only_scaled(tensor):
         return tensor
     try:
         return _repeat(tensor, readers, _DEPTH)
@@ -242,7 +259,7 @@ def _repeat(tensor: Any, readers: dict[Any, int], depth: int) -> Any:
     operation = tensor.op
     if operation.type in _SOURCES:
         return tensor
-    if _readers(tensor, readers) != 1:
+    if _readers(tensor, readers) != 1 or operation.type in _WHOLE:
         # Without this the optimizer would find the repeated operations equal to the originals.
         return tf.raw_ops.EnsureShape(input=tensor, shape=tensor.shape)
     if operation.type not in _CHEAP or not depth:

@@ -12,10 +12,12 @@ zarr-python, tensorstore and xarray read the result. Nothing is compressed and n
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +68,11 @@ class Form:
     tail: tuple[int, ...]
     dtype: str
 
-    @property
+    @functools.cached_property
     def stored(self) -> np.dtype[Any]:
         return np.dtype(_stored_as(self.dtype)).newbyteorder("<")
 
-    @property
+    @functools.cached_property
     def row_bytes(self) -> int:
         return self.stored.itemsize * math.prod(self.tail)
 
@@ -102,6 +104,8 @@ class GrowingArray:
     def __init__(self, folder: Path, form: Form, attributes: Mapping[str, Any]) -> None:
         self.folder = folder
         self.form = form
+        # Native dtypes are one object each: `is` is what tells them apart quickly.
+        self._stored = form.stored if sys.byteorder == "big" else np.dtype(form.stored.name)
         self.attributes = dict(attributes)
         self.rows = 0
         self.committed = 0
@@ -109,6 +113,7 @@ class GrowingArray:
         self._chunk_rows = 1 << max(0, (_CHUNK_BYTES // size).bit_length() - 1)
         chunk = self._chunk_rows * size
         self._chunks = max(1, min(_CHUNKS, _SHARD_BYTES // chunk))
+        self._newest: tuple[int, Path] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> GrowingArray:
@@ -138,16 +143,8 @@ class GrowingArray:
         Args:
             *parts: `[n, *tail]` each, of the array's dtype.
         """
-        buffers: list[memoryview] = []
-        for rows in parts:
-            data = np.ascontiguousarray(rows).reshape(-1)
-            if data.dtype.byteorder == ">":
-                data = data.astype(data.dtype.newbyteorder("<"))
-            if data.size:
-                buffers.append(data.view(np.uint8).data)
-        if buffers:
-            self._write(buffers)
-        self.rows += sum(len(rows) for rows in parts)
+        self._write([self._plain(rows) for rows in parts])
+        self.rows += sum(map(len, parts))
 
     def commit(self) -> None:
         """Make what was appended count."""
@@ -192,14 +189,25 @@ class GrowingArray:
         return shard, place, min(count, self._chunks * self._chunk_rows - place)
 
     def _shard(self, number: int) -> Path:
-        return self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
+        if self._newest is None or self._newest[0] != number:
+            path = self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
+            self._newest = number, path
+        return self._newest[1]
 
-    def _write(self, buffers: list[memoryview]) -> None:
+    def _plain(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The rows as they stand in the file."""
+        if rows.dtype is not self._stored:
+            if rows.dtype.byteorder == ">":
+                rows = rows.astype(rows.dtype.newbyteorder("<"))
+            rows = np.ascontiguousarray(rows).view(self._stored)
+        return rows if rows.flags.c_contiguous else np.ascontiguousarray(rows)
+
+    def _write(self, parts: list[np.ndarray[Any, Any]]) -> None:
         size, row = self.form.row_bytes, self.rows
-        left = sum(map(len, buffers)) // size
+        left = sum(map(len, parts)) if size else 0
         while left:
             shard, place, n = self._place(row, left)
-            part, buffers = _cut(buffers, n * size)
+            some, parts = (parts, []) if n == left else _cut(parts, n)
             path = self._shard(shard)
             if not place:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,8 +215,8 @@ class GrowingArray:
             file = os.open(path, flags if not place else flags & ~os.O_CREAT, 0o666)
             try:
                 if not place:
-                    _write_at(file, [memoryview(b"\xff" * self._header)], 0)
-                _write_at(file, part, self._header + place * size)
+                    _write_at(file, [np.full(self._header, 0xFF, np.uint8)], 0)
+                _write_at(file, some, self._header + place * size)
             finally:
                 os.close(file)
             row += n
@@ -229,7 +237,7 @@ class GrowingArray:
                 end = self._header + (last + 1) * chunk_bytes
                 if os.fstat(file).st_size < end:
                     os.ftruncate(file, end)
-                _write_at(file, [memoryview(entries.tobytes())], 16 * first)
+                _write_at(file, [entries], 16 * first)
             finally:
                 os.close(file)
             row += n
@@ -265,27 +273,30 @@ def _fill_value(dtype: str) -> Any:
     return [0.0, 0.0] if dtype.startswith("complex") else 0.0 if dtype.startswith("float") else 0
 
 
-def _cut(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
-    """The first `size` bytes of some buffers, and the rest."""
-    first: list[memoryview] = []
-    for place, buffer in enumerate(buffers):
-        if len(buffer) > size:
-            return [*first, buffer[:size]], [buffer[size:], *buffers[place + 1 :]]
-        first.append(buffer)
-        size -= len(buffer)
+def _cut(
+    parts: list[np.ndarray[Any, Any]], rows: int
+) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+    """The first rows of some arrays, and the rest."""
+    first: list[np.ndarray[Any, Any]] = []
+    for place, part in enumerate(parts):
+        if len(part) > rows:
+            return [*first, part[:rows]], [part[rows:], *parts[place + 1 :]]
+        first.append(part)
+        rows -= len(part)
     return first, []
 
 
-def _write_at(file: int, buffers: list[memoryview], offset: int) -> None:
-    # Neither os.pwritev nor os.writev is everywhere, and both may take less than they are given.
+def _write_at(file: int, buffers: Sequence[np.ndarray[Any, Any]], offset: int) -> None:
+    # Neither os.pwritev nor os.writev is everywhere, and all may take less than they are given.
     os.lseek(file, offset, os.SEEK_SET)
-    while buffers:
-        if hasattr(os, "writev"):
-            taken = os.writev(file, buffers[:_VECTORS])
-        else:
-            taken = os.write(file, buffers[0])
-        while buffers and taken >= len(buffers[0]):
-            taken -= len(buffers[0])
-            buffers = buffers[1:]
-        if taken:
-            buffers = [buffers[0][taken:], *buffers[1:]]
+    vectors = _VECTORS if hasattr(os, "writev") else 1
+    for first in range(0, len(buffers), vectors):
+        some = buffers[first : first + vectors]
+        given: Any = some  # arrays are buffers, of every dtype, which NumPy's types do not say
+        taken = os.writev(file, given) if vectors > 1 else os.write(file, given[0])
+        for buffer in some:
+            if taken < buffer.nbytes:
+                octets = buffer.reshape(-1).view(np.uint8).data[taken:]
+                while octets:
+                    octets = octets[os.write(file, octets) :]
+            taken = max(taken - buffer.nbytes, 0)

@@ -12,6 +12,7 @@ What is waiting for the disk, because it is small, or because the disk is full, 
 
 from __future__ import annotations
 
+import array as integers
 import contextlib
 import dataclasses
 import functools
@@ -43,12 +44,13 @@ BUFFER_BYTES = 2**22
 MEMORY_BYTES = 2**28
 RETRY_SECONDS = 30.0
 
+_PHASE = {phase: number for number, phase in enumerate(PHASES)}
 _STEPS = Form((len(COLUMNS),), "int64")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)  # not frozen: that makes them slow to construct
 class Tensor:
-    """One tensor to record, or some rows of it.
+    """One tensor to record, or some rows of it; nobody changes it.
 
     Attributes:
         site: whose it is.
@@ -65,18 +67,20 @@ class Tensor:
     length: int | None = None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class StepValues:
-    """The tensors of one step."""
+    """The tensors of one step; nobody changes it."""
 
-    step: int
-    epoch: int
-    phase: str
-    tensors: tuple[Tensor, ...]
+    __slots__ = ("epoch", "nbytes", "phase", "step", "tensors")
 
-    @functools.cached_property
-    def nbytes(self) -> int:
-        return sum(t.array.nbytes for t in self.tensors) + 256 * len(self.tensors)
+    def __init__(self, step: int, epoch: int, phase: str, tensors: tuple[Tensor, ...]) -> None:
+        self.step, self.epoch, self.phase, self.tensors = step, epoch, phase, tensors
+        self.nbytes = 256 * len(tensors)
+        for tensor in tensors:
+            self.nbytes += tensor.array.nbytes
+
+
+def _integers() -> integers.array[int]:
+    return integers.array("q")
 
 
 @dataclasses.dataclass(eq=False)
@@ -85,6 +89,16 @@ class _Variant:
 
     values: GrowingArray
     steps: GrowingArray
+    arrays: list[np.ndarray[Any, Any]] = dataclasses.field(default_factory=list)
+    """What is about to be written."""
+    columns: integers.array[int] = dataclasses.field(default_factory=_integers)
+    """Of each of those, what `steps` is to say."""
+    next_row: int = 0
+
+    def write(self) -> None:
+        columns = np.frombuffer(self.columns, np.int64).reshape(-1, len(COLUMNS))
+        self.values.append(*self.arrays)
+        self.steps.append(columns.astype("<i8", copy=False))
 
 
 class ValueWriter:
@@ -114,6 +128,7 @@ class ValueWriter:
         self._sites: dict[str, Site] = {}
         self._variants: dict[str, dict[tuple[Form, bool], _Variant]] = {}
         self._seen: dict[Any, _Variant] = {}
+        """Those of tensors with rows, by what is quick to look up."""
         self._dirty = False
         self._failed_at: float | None = None
         self._seq = 0
@@ -136,7 +151,8 @@ class ValueWriter:
     def append(self, values: StepValues) -> None:
         """Add the tensors of a step, which nobody writes to afterwards."""
         for tensor in values.tensors:
-            self._sites.setdefault(tensor.site.name, tensor.site)
+            if tensor.site.name not in self._sites:
+                self._sites[tensor.site.name] = tensor.site
         self._waiting.append((self._seq, values))
         self._bytes += values.nbytes
         self._seq += 1
@@ -209,9 +225,13 @@ class ValueWriter:
                 some = self._next_steps()
                 self._write_steps(some)
                 self._written = some[-1][0] + 1
-                for _, values in some:
-                    self._waiting.popleft()
-                    self._bytes -= values.nbytes
+                if len(some) == len(self._waiting):
+                    self._waiting.clear()
+                    self._bytes = 0
+                else:
+                    for _, values in some:
+                        self._waiting.popleft()
+                        self._bytes -= values.nbytes
         except OSError as error:
             self._fail(error)
         else:
@@ -219,46 +239,54 @@ class ValueWriter:
 
     def _next_steps(self) -> list[tuple[int, StepValues]]:
         """The steps to be written at once: many small ones, or one large one."""
+        if self._bytes <= 2 * BUFFER_BYTES:
+            return list(self._waiting)
         some: list[tuple[int, StepValues]] = []
         size = 0
         for seq, values in self._waiting:
-            if some and size + values.nbytes > BUFFER_BYTES:
+            size += values.nbytes
+            if some and size > BUFFER_BYTES:
                 break
             some.append((seq, values))
-            size += values.nbytes
         return some
 
     def _write_steps(self, some: list[tuple[int, StepValues]]) -> None:
-        parts: dict[int, tuple[_Variant, list[Any], list[list[int]]]] = {}
+        touched: list[_Variant] = []
         for seq, values in some:
-            phase = PHASES.index(values.phase)
+            step, epoch, phase = values.step, values.epoch, _PHASE[values.phase]
             for tensor in values.tensors:
-                variant = self._variant(tensor)
-                _, arrays, rows = parts.setdefault(id(variant), (variant, [], []))
-                first = rows[-1][3] + rows[-1][4] if rows else variant.values.rows
-                array = tensor.array if tensor.array.ndim else tensor.array.reshape(1)
-                length = -1 if tensor.length is None else tensor.length
-                arrays.append(array)
-                rows.append([
-                    values.step, values.epoch, phase, first, len(array), tensor.start,
-                    tensor.stride, length, int(tensor.array.ndim > 0), seq,
-                ])  # fmt: skip
+                array = tensor.array
+                variant = self._seen.get((tensor.site.name, array.shape[1:], array.dtype))
+                if variant is None or not array.ndim:
+                    variant = self._variant(tensor)
+                if not variant.arrays:
+                    touched.append(variant)
+                    variant.next_row = variant.values.rows
+                has_rows, length = 1, tensor.length
+                if not array.ndim:
+                    has_rows, array = 0, array.reshape(1)
+                rows = len(array)
+                variant.arrays.append(array)
+                variant.columns.extend((
+                    step, epoch, phase, variant.next_row, rows, tensor.start, tensor.stride,
+                    -1 if length is None else length, has_rows, seq,
+                ))  # fmt: skip
+                variant.next_row += rows
         self._dirty = True
-        before = [(v, v.values.rows, v.steps.rows) for v, _, _ in parts.values()]
+        before = [(v, v.values.rows, v.steps.rows) for v in touched]
         try:
-            for variant, arrays, rows in parts.values():
-                variant.values.append(*arrays)
-                variant.steps.append(np.array(rows, np.int64))
+            for variant in touched:
+                variant.write()
         except OSError:
             for variant, values_rows, steps_rows in before:  # they are written again as a whole
                 variant.values.rows, variant.steps.rows = values_rows, steps_rows
             raise
+        finally:
+            for variant in touched:
+                variant.arrays, variant.columns = [], _integers()
 
     def _variant(self, tensor: Tensor) -> _Variant:
         array, name = tensor.array, tensor.site.name
-        seen = name, array.shape[1:], array.dtype, array.ndim
-        if seen in self._seen:
-            return self._seen[seen]
         key = Form(array.shape[1:], array.dtype.name), array.ndim > 0
         variants = self._variants.setdefault(name, {})
         if key not in variants:
@@ -274,7 +302,8 @@ class ValueWriter:
                 GrowingArray(folder / f"values-{number}", key[0], {}),
                 GrowingArray(folder / f"steps-{number}", _STEPS, steps),
             )
-        self._seen[seen] = variants[key]
+        if array.ndim:
+            self._seen[name, array.shape[1:], array.dtype] = variants[key]
         return variants[key]
 
     def _take_up(self, folder: Path) -> None:

@@ -446,7 +446,7 @@ class RunWriter:
             self._beat_if_due(now)
 
     def _flush_values_if_due(self, now: float) -> None:
-        if self._values.waiting and now - self._first_values >= self._flush_seconds:
+        if now - self._first_values >= self._flush_seconds and self._values.waiting:
             self._first_values = now
             self._values.flush()
 
