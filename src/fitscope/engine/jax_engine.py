@@ -444,9 +444,11 @@ class SumsRow:
 
     def read(self) -> Reading:
         step = self.steps[int(self.key)]
-        moments, extra = raw_rows.read_row(np.asarray(self.row), step.shapes, step.states)
+        read = raw_rows.read_row(np.asarray(self.row), step.shapes, step.states)
+        moments, extra, places = read
         histograms = np.asarray(self.histograms).reshape(-1, BINS)
-        return Reading(step.layout, np.ones(len(moments), bool), moments, histograms, extra)
+        fired = np.ones(len(moments), bool)
+        return Reading(step.layout, fired, moments, histograms, extra, places)
 
 
 def _own(data: Any) -> Any:

@@ -193,7 +193,8 @@ def _block(values: Any, begin: Any, end: Any) -> Any:
     scaled = values * down[0] * down[1]
     offset = jnp.where(finite, scaled - middle, 0.0)
     sums = _sums([offset, offset * offset, jnp.where(finite, jnp.abs(scaled), 0.0)])
-    return jnp.stack([*counts, low, high, exponent.astype(jnp.float32), middle, *sums])
+    first = jnp.where(valid & ~finite, place - begin, BLOCK).min().astype(jnp.float32)
+    return jnp.stack([*counts, low, high, exponent.astype(jnp.float32), middle, *sums, first])
 
 
 _MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000

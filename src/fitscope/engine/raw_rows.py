@@ -9,8 +9,9 @@ On JAX, the sums arrive as one flat vector:
     blocks                                                       per tensor, zero unless needed
 
 A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest;
-and, of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
-distances from the middle, of their squares, and of the magnitudes.
+of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
+distances from the middle, of their squares, and of the magnitudes; and the place in the block of
+the first element that is not finite.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS, empty, merge
 
 BLOCK = 16384
-BLOCK_LENGTH = 12
+BLOCK_LENGTH = 13
 
 _PLACE = {name: i for i, name in enumerate(COLUMNS)}
 
@@ -59,7 +60,7 @@ def blocks_of(shape: Shape) -> int:
 
 def read_row(
     row: NDArray[np.float32], shapes: Sequence[Shape], states: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
     """Read the vector of one step.
 
     Args:
@@ -68,7 +69,8 @@ def read_row(
         states: the length of the user statistics' states together.
 
     Returns:
-        `(moments [tensors, len(COLUMNS)], states of user statistics)`.
+        `(moments [tensors, len(COLUMNS)], states of user statistics, places [tensors])`; a place is
+        that of the first element that is not finite in the flat tensor, -1 where all are.
     """
     reader = Reader(row.astype(np.float64))
     sums = reader.take(3 * len(shapes)).reshape(-1, 3)
@@ -79,10 +81,12 @@ def read_row(
     for i, parts in enumerate(zip(shapes, sums, nonzero, units, strict=True)):
         moments[i] = bare(*parts)
     blocks = [reader.take(blocks_of(s) * BLOCK_LENGTH).reshape(-1, BLOCK_LENGTH) for s in shapes]
+    places = np.full(len(shapes), -1, np.int64)
     if any(b.any() for b in blocks):
         for i, block in enumerate(blocks):
             _replace(moments[i], block)
-    return moments, extra.astype(np.float32)
+            places[i] = _first_bad(block)
+    return moments, extra.astype(np.float32), places
 
 
 class Reader:
@@ -155,11 +159,17 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
     return out
 
 
+def _first_bad(blocks: NDArray[np.float64]) -> int:
+    """The place of a tensor's first element that is not finite, -1 for none."""
+    bad = np.flatnonzero(blocks[:, :3].any(1)) if len(blocks) else ()
+    return int(bad[0]) * BLOCK + int(blocks[bad[0], -1]) if len(bad) else -1
+
+
 def _replace(moments: NDArray[np.float64], blocks: NDArray[np.float64]) -> None:
     """Put in what the blocks say of the finite elements, which holds whatever the values."""
     if not len(blocks):
         return
-    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1 = blocks.T
+    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1, _ = blocks.T
     scale = np.exp2(exponent)
     parts = empty(len(blocks))
     some = n > 0
