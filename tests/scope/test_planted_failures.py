@@ -1,7 +1,7 @@
 """Failures that were planted in small models: the layer, the direction and the step are named.
 
-What is expected is known from where the failure was planted; where it grows by itself, a training of
-the same model in NumPy tells.
+What is expected is known from where the failure was planted; where it grows by itself, a training
+of the same model in NumPy tells.
 """
 
 from __future__ import annotations
@@ -200,7 +200,9 @@ SITE, DIRECTION, STEP = explodes_at()
 PLANTED: dict[str, Planted] = {
     "log of zero": Planted(applied(ops.log, 0.0), "planted", says="-infinity"),
     "division": Planted(applied(lambda x: 1 / x, 0.0), "planted", says="+infinity"),
-    "exp overflow": Planted(applied(ops.exp, 200.0), "planted", says="(net:input) was within"),
+    "exp overflow": Planted(
+        applied(ops.exp, 200.0), "planted", says="net:input before it was within"
+    ),
     "square root of a negative": Planted(applied(ops.sqrt, -1.0), "planted", says="1 NaN"),
     "float16 overflow": Planted(
         applied(lambda x: x * 1000, 100.0, dtype="float16"), "planted", says="+infinity"
@@ -239,6 +241,12 @@ PLANTED: dict[str, Planted] = {
 }  # fmt: skip
 
 
+UNSEEN: dict[str, Planted] = {
+    "one call of a reused layer": Planted(one_call, "add_1"),
+}
+"""Where TensorFlow without XLA fuses the layer at fault away: the next one that can be seen."""
+
+
 def ended(planted: Planted, jit: bool) -> tuple[Any, str]:
     model, x, y = planted.make()
     model.jit_compile = jit
@@ -264,6 +272,8 @@ def ended(planted: Planted, jit: bool) -> tuple[Any, str]:
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_origin_is_named(name: str, jit: bool, capsys: pytest.CaptureFixture[str]) -> None:
     planted = PLANTED[name]
+    if name in UNSEEN and BACKEND == "tensorflow" and not jit:
+        planted = UNSEEN[name]
     scope, reason = ended(planted, jit)
     assert reason.startswith(f"{planted.phase} {planted.step}: {planted.site} held "), reason
     assert planted.direction in reason, reason
@@ -278,6 +288,9 @@ def test_the_origin_is_named(name: str, jit: bool, capsys: pytest.CaptureFixture
     layer = planted.layer or planted.site.partition(":")[0].partition("#")[0]
     assert evidence["layer"] == layer, evidence
     assert evidence["index"] == list(planted.index or ()), evidence
+    if planted in UNSEEN.values():
+        assert "shared#1" in evidence["unseen_before"]
+        assert "before it could not be seen, and may have been first" in finding.message
     kinds = ("nan", "posinf", "neginf")
     assert 0 < sum(evidence[kind] for kind in kinds) <= evidence["count"]
     if planted.phase == "train" and planted.site != "net:input":
@@ -313,12 +326,13 @@ def test_an_overflow_that_the_loss_scale_absorbs_is_a_note() -> None:
         ),
     )
     scope = fs.Scope(fs.stop_on(fs.non_finite()))
-    model.fit(x, 100 * y, batch_size=BATCH, epochs=4, verbose="0", callbacks=[scope])
+    model.fit(x, 100 * y, batch_size=BATCH, epochs=4, shuffle=False, verbose="0", callbacks=[scope])
     nonfinite = [r["value"] for r in scope.run.stats("**:weight_gradient", "nonfinite")]
     assert max(nonfinite) > 0, "nothing overflowed"
     assert not [e for e in scope.run.history if e["event"] == "stop"]
-    (finding,) = scope.findings.of("non_finite")
-    assert finding.severity == "note", finding
+    found = scope.findings.of("non_finite")
+    assert [f.severity for f in found] == ["note"], found
+    finding = found[0]
     assert "overflowed under the loss scale" in finding.message
     assert finding.evidence["loss_scale"] == 2.0**126
 
@@ -336,7 +350,7 @@ def test_the_first_of_several_is_told_in_a_large_tensor(size: tuple[int, ...]) -
     model.compile("sgd", "mse")
     scope = fs.Scope(fs.watch("seen"), every=1)
     y = np.zeros((size[0], 1), "float32")
-    model.fit(x, y, batch_size=size[0], epochs=1, verbose="0", callbacks=[scope])
+    model.fit(x, y, batch_size=size[0], epochs=1, shuffle=False, verbose="0", callbacks=[scope])
     (finding,) = scope.findings.of("non_finite")
     expected = np.unravel_index(np.flatnonzero(~np.isfinite(x.reshape(-1)))[0], size)
     assert finding.evidence["index"] == [int(n) for n in expected]

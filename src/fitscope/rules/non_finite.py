@@ -102,15 +102,17 @@ def _sign(run: Run, seen: _Seen) -> Sign:
     place = int(np.flatnonzero(wrong)[0])
     others = [other for other in seen.bad if other != name]
     recent = recent_statistics(run, name, step, seen.phase)
+    unseen = _unseen_before(run, seen.sites[name])
     return Sign(
         name,
-        _message(found, seen.phase, step, place, series, len(others), recent),
+        _message(found, seen.phase, step, place, series, len(others), recent, unseen),
         "NaN spreads to every layer behind it, and with the update into every weight.",
         _remedy(found, name, step),
         {
             **({} if found is None else found.evidence()),
             "phase": seen.phase,
             "recent": recent,
+            "unseen_before": unseen,
             "previous_observed_step": int(series.steps[place - 1]) if place else None,
             "observed_steps_with_it": int(wrong.sum()),
             "observed_steps": len(series),
@@ -134,6 +136,15 @@ def _origin(run: Run, seen: _Seen, step: int) -> Origin | None:
     ignore = [name for name in values if name not in seen.bad]
     edges = Edges(run.graph.get("edges", ()))
     return origin(list(run.sites), values, ignore=ignore, edges=edges)
+
+
+def _unseen_before(run: Run, site: Site) -> list[str]:
+    """Outputs that a layer reads and that could not be looked at, as where they are fused away."""
+    if site.port not in ("output", "preactivation"):
+        return []
+    sources = set(Edges(run.graph.get("edges", ())).sources(site.path))
+    outputs = [u.site for u in run.unseen if ":" not in u.site]
+    return [s for s in outputs if s.partition("#")[0].partition("[")[0] in sources]
 
 
 def recent_statistics(
@@ -230,6 +241,7 @@ def _message(
     series: Series,
     others: int,
     recent: Mapping[str, list[Any]],
+    unseen: list[str],
 ) -> str:
     named = f"step {step}" if phase == "train" else f"{phase} step {step}"
     text = f"was not finite in {named}"
@@ -239,6 +251,8 @@ def _message(
         text += f", none in step {int(series.steps[place - 1])} before it"
     if found is not None:
         text += found.surroundings
+    if unseen:
+        text += f"; {', '.join(unseen)} before it could not be seen, and may have been first"
     told = recent_text(recent)
     if told:
         text += f"; {told}"
