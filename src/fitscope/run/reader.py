@@ -13,6 +13,7 @@ import pyarrow as pa
 from fitscope.errors import RunError, SelectionError
 from fitscope.run.histograms import SparseRows
 from fitscope.run.history import metrics_of
+from fitscope.run.norms import global_norm
 from fitscope.run.parts import Rows, read_parts
 from fitscope.run.query import moments_of, tidy
 from fitscope.run.record import PHASES
@@ -168,8 +169,8 @@ class Run:
     def global_norm(self, port: str, phase: str = "train", steps: Any = None) -> Table:
         """The Euclidean norm of all variables' gradients, values or updates together.
 
-        Computed from the statistics of the single variables in float64; it is the norm of those that
-        were watched.
+        Computed from the statistics of the single variables in float64; it is the norm of those
+        that were watched.
 
         Args:
             port: `"weight_gradient"`, `"weight"` or `"update"`.
