@@ -24,7 +24,8 @@ class Weights(keras.callbacks.Callback):
         self.after: list[Any] = []
 
     def _flat(self) -> Any:
-        return np.concatenate([w.astype("float64").ravel() for w in self.model.get_weights()])
+        model: Any = self.model
+        return np.concatenate([w.astype("float64").ravel() for w in model.get_weights()])
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.before.append(self.after[-1] if self.after else self._flat())

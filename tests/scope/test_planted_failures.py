@@ -105,7 +105,7 @@ def bad_weight() -> Any:
 def one_call() -> Any:
     keras.utils.set_random_seed(0)
     shared = Applies(ops.log, name="shared")
-    inputs = keras.Input((4,))
+    inputs: Any = keras.Input((4,))
     total = shared(inputs + 10.0) + shared(inputs)
     return compiled(keras.Model(inputs, out()(total), name="net")), *marked(0.0)
 

@@ -161,7 +161,7 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
 
 def _first_bad(blocks: NDArray[np.float64]) -> int:
     """The place of a tensor's first element that is not finite, -1 for none."""
-    bad = np.flatnonzero(blocks[:, :3].any(1)) if len(blocks) else ()
+    bad = np.flatnonzero(blocks[:, :3].any(1))
     return int(bad[0]) * BLOCK + int(blocks[bad[0], -1]) if len(bad) else -1
 
 
