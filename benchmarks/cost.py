@@ -1,6 +1,7 @@
 """What watching every layer costs, as ratios to the same work without it.
 
 python -m benchmarks.cost --backend jax --models mlp,cnn,transformer --jit on
+python -m benchmarks.cost --backend jax --of output,gradient --only-step
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", choices=BACKENDS, required=True)
     parser.add_argument("--models", default="mlp,cnn,transformer", help="by comma")
     parser.add_argument("--jit", choices=JIT, default="auto", help="jit_compile")
+    parser.add_argument("--of", default="output", help="ports that single steps watch, by comma")
+    parser.add_argument("--only-step", action="store_true", help="single steps, nothing else")
     parser.add_argument("--steps", type=int, help="timed steps of each kind (default: by model)")
     parser.add_argument("--fit-steps", type=int, help="steps of each fit (default: by model)")
     parser.add_argument("--fits", type=int, default=3, help="fits with and without a scope")
@@ -51,9 +54,11 @@ def measure(name: str, options: argparse.Namespace) -> tuple[list[str], dict[str
     from benchmarks.report import milliseconds, ratio
 
     jit = JIT[options.jit]
+    if options.only_step:
+        return measure_step(name, options)
     wall, cpu = first_call.measure(name, jit, options.compiles)
     made = work(name, jit=jit)
-    steps, sites = step.measure(made, options.steps or STEPS[name])
+    steps, sites = step.measure(made, options.steps or STEPS[name], options.of.split(","))
     fits, share = whole_fit.measure(
         work(name, jit=jit), options.fit_steps or FIT_STEPS[name], options.fits
     )
@@ -79,6 +84,25 @@ def measure(name: str, options: argparse.Namespace) -> tuple[list[str], dict[str
     }
 
 
+def measure_step(name: str, options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
+    """As `measure`, of single steps alone."""
+    from benchmarks import step
+    from benchmarks.models import work
+    from benchmarks.report import milliseconds, ratio
+
+    made = work(name, jit=JIT[options.jit])
+    steps, sites = step.measure(made, options.steps or STEPS[name], options.of.split(","))
+    row = [
+        f"{name}, {'jit' if made.model.jit_compile else 'no jit'}",
+        str(sites),
+        milliseconds(steps.seconds("plain")),
+        ratio(steps, "observed"),
+        ratio(steps, "unobserved"),
+    ]
+    found = {"model": name, "jit": made.model.jit_compile, "sites": sites, "of": options.of}
+    return row, {**found, "seconds": {"step": steps.rounds}}
+
+
 def main() -> None:
     options = arguments()
     os.environ["KERAS_BACKEND"] = options.backend
@@ -86,8 +110,11 @@ def main() -> None:
     from benchmarks import report
 
     measured = [measure(name, options) for name in options.models.split(",")]
-    body = report.table(HEAD, [row for row, _ in measured])
+    head = HEAD[:5] if options.only_step else HEAD
+    body = report.table(head, [row for row, _ in measured])
     title = f"Cost, {options.backend}, jit {options.jit}"
+    if options.of != "output":
+        title += f", of {options.of}"
     print(report.page(title, "cost", options.backend, body))
     if options.json is not None:
         found = {

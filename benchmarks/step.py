@@ -75,18 +75,19 @@ def check(scope: fs.Scope) -> int:
     return len(scope.latest())
 
 
-def measure(work: Work, steps: int) -> tuple[Timings, int]:
+def measure(work: Work, steps: int, of: Sequence[str] = ("output",)) -> tuple[Timings, int]:
     """Time `plain`, `observed` and `unobserved` steps of one model in turn.
 
     Args:
         work: the model and its batch.
         steps: how many steps of each way are timed, at least.
+        of: the ports that are watched.
 
     Returns:
         The timings, and how many sites an observed step measured.
     """
     stepper = Stepper(work)
-    every, never = fs.Scope(every=1), fs.Scope(every=NEVER)
+    every, never = (fs.Scope(fs.watch("**", of=of), every=n) for n in (1, NEVER))
 
     def way(function: Callable[..., Any]) -> Callable[[], Sequence[float]]:
         def turn() -> list[float]:

@@ -32,7 +32,12 @@ class Given:
         moments[:, COLUMNS.index("count")] = 10, 20
         moments[:, COLUMNS.index("mean")] = step, 0.5
         self._reading = Reading(
-            lay, np.array([True, fired]), moments, np.zeros((2, BINS), np.uint32), np.zeros(0)
+            lay,
+            np.array([True, fired]),
+            moments,
+            np.zeros((2, BINS), np.uint32),
+            np.zeros(0),
+            np.full(2, -1),
         )
 
     def arrays(self) -> list[Any]:

@@ -519,9 +519,10 @@ class SumsRow:
     def read(self) -> Reading:
         shapes = [kind.shape for kind in self.step.kinds]
         row = _flat(self.floats, np.float32)
-        moments, states = raw_rows.read_row(row, shapes, self.step.states)
+        moments, states, places = raw_rows.read_row(row, shapes, self.step.states)
         histograms = _flat(self.histograms, np.uint16).reshape(-1, BINS)
-        return Reading(self.step.layout, np.ones(len(moments), bool), moments, histograms, states)
+        fired = np.ones(len(moments), bool)
+        return Reading(self.step.layout, fired, moments, histograms, states, places)
 
 
 def _flat(arrays: Sequence[Any], dtype: Any) -> Any:

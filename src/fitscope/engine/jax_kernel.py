@@ -174,7 +174,9 @@ def _blocks(values: Any, blocks: int) -> Any:
     offset = jnp.where(finite, scaled - middle[:, None], 0.0)
     sums = _sums([offset, offset * offset, jnp.where(finite, jnp.abs(scaled), 0.0)])
     counts[0] = counts[0].at[-1].add(-missing)
-    return jnp.stack([*counts, low, high, exponent.astype(jnp.float32), middle, *sums])
+    place = lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    first = jnp.where(finite, BLOCK, place).min(1).astype(jnp.float32)
+    return jnp.stack([*counts, low, high, exponent.astype(jnp.float32), middle, *sums, first])
 
 
 _MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000

@@ -11,7 +11,7 @@ import numpy as np
 
 from fitscope.engine.leaves import leaves
 from fitscope.engine.trace import Slot
-from fitscope.engine.vector import FIRED, decode
+from fitscope.engine.vector import FIRED, decode, first_bad
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -125,6 +125,8 @@ class Reading:
         moments: `[sites, len(COLUMNS)]` float64.
         histograms: `[sites, BINS]` counts.
         extra: the states of user statistics, one after the other.
+        first_bad: `[sites]`, where in the flat tensor the first element is that is not finite; -1
+            where all are.
     """
 
     layout: Layout
@@ -132,6 +134,7 @@ class Reading:
     moments: Any
     histograms: Any
     extra: Any
+    first_bad: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,6 +174,7 @@ class VectorRow:
             decode(vectors),
             to_host(self.histograms),
             to_host(self.extra),
+            first_bad(vectors),
         )
 
 

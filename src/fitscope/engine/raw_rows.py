@@ -10,8 +10,9 @@ On JAX, the sums of each tensor arrive one after the other:
 and behind them the states of the user statistics.
 
 A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest;
-and, of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
-distances from the middle, of their squares, and of the magnitudes.
+of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
+distances from the middle, of their squares, and of the magnitudes; and the place in the block of
+the first element that is not finite.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS, empty, merge
 
 BLOCK = 16384
-BLOCK_LENGTH = 12
+BLOCK_LENGTH = 13
 
 _PLACE = {name: i for i, name in enumerate(COLUMNS)}
 
@@ -60,7 +61,7 @@ def blocks_of(shape: Shape) -> int:
 
 def read_row(
     row: NDArray[np.float32], shapes: Sequence[Shape], states: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
     """Read the vector of one step.
 
     Args:
@@ -69,10 +70,12 @@ def read_row(
         states: the length of the user statistics' states together.
 
     Returns:
-        `(moments [tensors, len(COLUMNS)], states of user statistics)`.
+        `(moments [tensors, len(COLUMNS)], states of user statistics, places [tensors])`; a place is
+        that of the first element that is not finite in the flat tensor, -1 where all are.
     """
     reader = Reader(row.astype(np.float64))
     moments = empty(len(shapes))
+    places = np.full(len(shapes), -1, np.int64)
     for i, shape in enumerate(shapes):
         sums = reader.take(3)
         nonzero = reader.take(shape.parts if shape.size else 1).sum()
@@ -80,7 +83,8 @@ def read_row(
         blocks = reader.take(BLOCK_LENGTH * blocks_of(shape)).reshape(BLOCK_LENGTH, -1)
         if blocks.any():
             _replace(moments[i], blocks)
-    return moments, reader.take(states).astype(np.float32)
+            places[i] = _first_bad(blocks)
+    return moments, reader.take(states).astype(np.float32), places
 
 
 class Reader:
@@ -153,9 +157,15 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
     return out
 
 
+def _first_bad(blocks: NDArray[np.float64]) -> int:
+    """The place of a tensor's first element that is not finite, -1 for none."""
+    bad = np.flatnonzero(blocks[:3].any(0))
+    return int(bad[0]) * BLOCK + int(blocks[-1, bad[0]]) if len(bad) else -1
+
+
 def _replace(moments: NDArray[np.float64], blocks: NDArray[np.float64]) -> None:
     """Put in what the blocks say of the finite elements, which holds whatever the values."""
-    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1 = blocks
+    nan, posinf, neginf, zeros, n, low, high, exponent, middle, offset, squares, l1, _ = blocks
     scale = np.exp2(exponent)
     parts = empty(len(n))
     some = n > 0

@@ -19,9 +19,10 @@ from fitscope.engine.vector import BINS, SAMPLES, stride
 from fitscope.statistics.activation import Zones
 
 BLOCK = 16384
-SLOW = 10
+SLOW = 11
 """Numbers per tensor of the slow branch: whether it ran, nan, +inf, -inf, zeros, least, greatest,
-and the sums of the finite elements, of their magnitudes and of their squares."""
+the sums of the finite elements, of their magnitudes and of their squares, and the place of the
+first element that is not finite (infinity for none)."""
 
 _TINY = 2.0**-30
 """Mean magnitude below which squares of float32 numbers begin to vanish."""
@@ -237,7 +238,7 @@ def _blocks(values: Any, sizes: Any) -> Any:
     blocks = -(-sizes // BLOCK)
     ends = tf.cumsum(blocks)
     infinity = float("inf")
-    none = tf.constant([[0.0] * 5 + [infinity, -infinity] + [0.0] * 3], tf.float64)
+    none = tf.constant([[0.0] * 5 + [infinity, -infinity] + [0.0] * 3 + [infinity]], tf.float64)
     start = tf.tile(none, [count, 1])
 
     def body(block: Any, held: Any) -> Any:
@@ -245,7 +246,9 @@ def _blocks(values: Any, sizes: Any) -> Any:
         within = (block - (ends - blocks)[site]) * BLOCK
         part = tf.slice(values, [firsts[site] + within], [BLOCK])
         part = tf.cast(part, tf.float64)
-        return block + 1, _add(held, site, _block(part, tf.range(BLOCK) < sizes[site] - within))
+        added, low, high, first = _block(part, tf.range(BLOCK) < sizes[site] - within)
+        first += tf.cast(within, tf.float64)
+        return block + 1, _add(held, site, (added, low, high, first))
 
     shapes = (tf.TensorShape([]), tf.TensorShape([None, SLOW]))
     _, held = tf.while_loop(
@@ -254,7 +257,7 @@ def _blocks(values: Any, sizes: Any) -> Any:
     return held
 
 
-def _block(part: Any, valid: Any) -> tuple[Any, Any, Any]:
+def _block(part: Any, valid: Any) -> tuple[Any, Any, Any, Any]:
     finite = valid & tf.math.is_finite(part)
     infinity = tf.constant(float("inf"), tf.float64)
     kept = tf.where(finite, part, 0.0)
@@ -269,15 +272,22 @@ def _block(part: Any, valid: Any) -> tuple[Any, Any, Any]:
     low = tf.reduce_min(tf.where(finite, part, infinity))
     high = tf.reduce_max(tf.where(finite, part, -infinity))
     sums = tf.reduce_sum(tf.stack([kept, tf.abs(kept), tf.square(kept)]), 1)
-    zero = tf.zeros([2], tf.float64)
-    return tf.concat([counts, zero, sums], 0), low, high
+    two, one = tf.zeros([2], tf.float64), tf.zeros([1], tf.float64)
+    places = tf.range(BLOCK, dtype=tf.float64)
+    first = tf.reduce_min(tf.where(valid & ~finite, places, infinity))
+    return tf.concat([counts, two, sums, one], 0), low, high, first
 
 
-def _add(held: Any, site: Any, block: tuple[Any, Any, Any]) -> Any:
-    added, low, high = block
+def _add(held: Any, site: Any, block: tuple[Any, Any, Any, Any]) -> Any:
+    added, low, high, first = block
     row = held[site] + added
     row = tf.concat(
-        [row[:5], [tf.minimum(row[5], low), tf.maximum(row[6], high)], row[7:]],
+        [
+            row[:5],
+            [tf.minimum(row[5], low), tf.maximum(row[6], high)],
+            row[7:10],
+            [tf.minimum(row[10], first)],
+        ],
         0,
     )
     return tf.tensor_scatter_nd_update(held, [[site]], [row])

@@ -54,11 +54,12 @@ class SumsRow:
         sites = len(self.kinds)
         moments = np.zeros((sites, len(COLUMNS)))
         if not sites:
-            nothing = np.zeros((0, BINS)), np.zeros(0, np.float32)
+            nothing = np.zeros((0, BINS)), np.zeros(0, np.float32), np.zeros(0, np.int64)
             return Reading(self.layout, np.zeros(0, bool), moments, *nothing)
         step = {name: to_host(values)[self.place] for name, values in self.steps.items()}
         integers = step["integers"]
         slow = step["slow"]
+        places = np.full(sites, -1, np.int64)
         reader = Reader(step["floats"].astype(np.float64))
         for i, kind in enumerate(self.kinds):
             size, nonzero = (int(n) for n in integers[i])
@@ -68,14 +69,16 @@ class SumsRow:
             moments[i] = bare(shape, sums, float(nonzero), units)
             if slow[i].any():
                 _replace(moments[i], slow[i])
+                if np.isfinite(slow[i][-1]):
+                    places[i] = int(slow[i][-1])
         extra = reader.rest().astype(np.float32)
         counts = step["histograms"].reshape(sites, BINS)
-        return Reading(self.layout, np.ones(sites, bool), moments, counts, extra)
+        return Reading(self.layout, np.ones(sites, bool), moments, counts, extra, places)
 
 
 def _replace(moments: NDArray[np.float64], slow: NDArray[np.float64]) -> None:
     """Put in what the slow branch says of the finite elements, which holds whatever they are."""
-    count, nan, posinf, neginf, zeros, low, high, total, l1, squares = slow
+    count, nan, posinf, neginf, zeros, low, high, total, l1, squares, _ = slow
     n = count - nan - posinf - neginf
     values = dict.fromkeys(("mean", "std", "mean_abs", "min", "max"), np.nan)
     if n > 0:

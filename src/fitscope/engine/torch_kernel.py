@@ -196,7 +196,9 @@ def _anywhere(x: Any, zones: Zones, unit_axis: int, hist_count: int) -> Any:
     rows = _rows(x, unit_axis)
     if rows.numel() == 0:
         return _pack(rows, [0] * 6, [0.0] * 8, hist_count)
-    return _masked(rows, zones, hist_count)
+    bad = ~torch.isfinite(x.reshape(-1))
+    first = torch.where(bad.any(), bad.to(torch.uint8).argmax() + 1, 0)
+    return _masked(rows, zones, hist_count, first)
 
 
 def _rows(x: Any, unit_axis: int) -> Any:
@@ -207,7 +209,7 @@ def _rows(x: Any, unit_axis: int) -> Any:
     return x.reshape(-1, x.shape[-1])
 
 
-def _masked(rows: Any, zones: Zones, hist_count: int) -> Any:
+def _masked(rows: Any, zones: Zones, hist_count: int, first_bad: Any) -> Any:
     finite = torch.isfinite(rows)
     n = finite.sum().clamp(min=1)
     infinity = torch.tensor(float("inf"), device=rows.device)
@@ -247,7 +249,7 @@ def _masked(rows: Any, zones: Zones, hist_count: int) -> Any:
         torch.where(any_finite, least, zero),
         torch.where(any_finite, most, zero),
     ]
-    return _pack(rows, counts, scalars, hist_count)
+    return _pack(rows, counts, scalars, hist_count, first_bad)
 
 
 def _zones(rows: Any, zones: Zones, low: Any, high: Any, finite: Any) -> tuple[Any, Any, Any]:
@@ -262,14 +264,21 @@ def _zones(rows: Any, zones: Zones, low: Any, high: Any, finite: Any) -> tuple[A
     return per_unit.sum(), dead, (per_unit >= rows.shape[0]).sum()
 
 
-def _pack(rows: Any, counts: Sequence[Any], scalars: Sequence[Any], hist_count: int) -> Any:
+def _pack(
+    rows: Any,
+    counts: Sequence[Any],
+    scalars: Sequence[Any],
+    hist_count: int,
+    first_bad: Any = 0,
+) -> Any:
     if rows.is_cpu:
         plain = [v.item() if isinstance(v, torch.Tensor) else v for v in (*counts, *scalars)]
         counts, scalars = plain[: len(counts)], plain[len(counts) :]
+        first_bad = int(first_bad)
     values: list[Any] = [1.0]
     for n in counts:
         values += [n // BASE, n % BASE]
-    values += [*scalars, float(hist_count)]
+    values += [*scalars, float(hist_count), first_bad // BASE, first_bad % BASE]
     if rows.is_cpu:
         return torch.tensor(values, dtype=torch.float32)
     device = rows.device

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 
 from fitscope.engine import keras_internals, points
 from fitscope.engine.editing import EditPass
@@ -442,8 +443,12 @@ class Trace:
 
     def _observe(self, root: Root, entry: Entry, call: int, port: str, tree: Any) -> None:
         found = 0
-        for leaf, value in leaves(tree):
+        for leaf, given in leaves(tree):
             found += 1
+            value = given
+            if port == "input" and isinstance(given, np.ndarray):
+                # On JAX a step that is not compiled is given the arrays of the data as they are.
+                value = keras.ops.convert_to_tensor(given)
             if self.device.is_tensor(value):
                 self._observe_tensor(root, entry, call, port, leaf, value)
             elif port == "output":

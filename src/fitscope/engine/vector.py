@@ -32,7 +32,9 @@ SCALARS = (
 )
 """Plain float32 places behind the counts."""
 
-LENGTH = 1 + 2 * len(COUNTS) + len(SCALARS)
+LENGTH = 1 + 2 * len(COUNTS) + len(SCALARS) + 2
+"""The last two places hold that of the first element that is not finite, counted from 1 (0: none),
+as counts travel."""
 
 SAMPLES = 8192
 """Elements a histogram is made from; larger tensors are sampled at an even stride."""
@@ -59,6 +61,12 @@ def decode(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     for name in _OVER_FINITE:
         out[..., place[name]] = np.where(empty, np.nan, out[..., place[name]])
     return out
+
+
+def first_bad(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """By vector, the place in the flat tensor of the first element that is not finite, or -1."""
+    high, low = vectors[..., -2].astype(np.int64), vectors[..., -1].astype(np.int64)
+    return high * BASE + low - 1
 
 
 def stride(size: int) -> tuple[int, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fitscope.terminal.numbers import compact, count, percent
 
@@ -25,6 +25,47 @@ _WORDS = {
 _KINDS = {"nan": "NaN", "posinf": "+infinity", "neginf": "-infinity"}
 NEEDED = ("nan", "posinf", "neginf", "count", "min", "max")
 """The statistics that `origin` looks at."""
+FIRST = "first_nonfinite"
+"""Beside them, the place in the flat tensor of the first element that is not finite."""
+SCALE = "loss_scale"
+"""Beside them, by what the loss was multiplied."""
+
+LOSS = "the loss"
+"""What the backward pass comes from, in the place of a layer."""
+
+Values = Mapping[str, Mapping[str, float]]
+"""Of one step, by site: the statistics `NEEDED`, and `FIRST` and `SCALE` where there are such."""
+
+
+class Edges:
+    """Which layers of a model read the outputs of which.
+
+    Args:
+        pairs: `(from path, to path)`, as the graph in a run has them; none for a model whose graph
+            is not known.
+    """
+
+    def __init__(self, pairs: Iterable[Sequence[str]] = ()) -> None:
+        self._read_by: dict[str, list[str]] = {}
+        self._reads: dict[str, list[str]] = {}
+        for source, target in pairs:
+            self._read_by.setdefault(source, []).append(target)
+            self._reads.setdefault(target, []).append(source)
+
+    def sources(self, path: str) -> list[str]:
+        """The layers whose outputs a layer reads."""
+        return self._reads.get(path, [])
+
+    def readers(self, path: str) -> list[str]:
+        """The layers that read a layer's output, also that of a model in which it is the last."""
+        while path:
+            if path in self._read_by:
+                return self._read_by[path]
+            path = path.rpartition("/")[0]
+        return []
+
+    def __bool__(self) -> bool:
+        return bool(self._reads)
 
 
 def rank(site: Site, place: int) -> tuple[int, int]:
@@ -50,79 +91,195 @@ class Origin:
     Attributes:
         site: its name.
         direction: in which part of the step, in words.
+        layer: the layer that made it so: the site's own, but for the gradient of an output, which
+            comes out of the backward passes of the layers behind it (all of them are named), or
+            of `LOSS`.
         amounts: how many of its elements are `nan`, `posinf` and `neginf`.
         count: how many elements it has.
-        before: the site that the step came to just before, and the range of its finite elements.
+        index: of the first of these elements; None where it is not known.
+        before: what the step came to just before, and what went into the layer where that is known:
+            a site and the range of its finite elements.
+        batch: what the model was given in this step: its site, the range of its finite elements,
+            and how many were not finite; None where it was not watched.
         others: how many sites that the step came to later are not finite, either.
+        is_batch: whether the site is the batch itself.
     """
 
     site: str
     direction: str
+    layer: str
     amounts: Mapping[str, int]
     count: int
+    index: tuple[int, ...] | None
     before: tuple[str, float, float] | None
+    batch: tuple[str, float, float, int] | None
     others: int
+    is_batch: bool
 
-    def __str__(self) -> str:
+    @property
+    def held(self) -> str:
+        """What the site held, with its share and the place of the first, in words."""
         held = " and ".join(f"{count(n)} {_KINDS[kind]}" for kind, n in self.amounts.items() if n)
         share = percent(sum(self.amounts.values()) / max(self.count, 1))
-        text = f"{self.site} held {held} ({share} of its values), first {self.direction}"
+        at = "" if self.index is None else f", the first at {list(self.index)}"
+        return f"held {held} ({share} of its values{at})"
+
+    @property
+    def surroundings(self) -> str:
+        """What was finite around it, in words; each part begins with a semicolon."""
+        text = ""
         if self.before is not None:
             name, low, high = self.before
             text += f"; {name} before it was within {compact(low)} and {compact(high)}"
+        if self.is_batch:
+            text += "; the batch was bad before the model saw it"
+        elif self.batch is not None:
+            name, low, high, bad = self.batch
+            if self.before is None or self.before[0] != name:
+                text += f"; the batch ({name}) was within {compact(low)} and {compact(high)}"
+                text += f" and held {count(bad)} that are not finite" if bad else ""
+        return text
+
+    @property
+    def where(self) -> str:
+        """The part of the step and, in the backward pass, whose."""
+        own = self.site.partition(":")[0].partition("#")[0]
+        of = f" of {self.layer}" if "backward" in self.direction and self.layer != own else ""
+        return self.direction + of
+
+    def __str__(self) -> str:
+        text = f"{self.site} {self.held}, first {self.where}{self.surroundings}"
         if self.others:
             text += f"; {count(self.others)} more sites held some after it"
         return text + "."
 
+    def evidence(self) -> dict[str, Any]:
+        """The same as numbers, for a finding."""
+        return {
+            **self.amounts,
+            "direction": self.direction,
+            "layer": self.layer,
+            "count": self.count,
+            "index": None if self.index is None else list(self.index),
+            "before": None if self.before is None else list(self.before),
+            "batch": None if self.batch is None else list(self.batch),
+        }
+
 
 def origin(
-    sites: Sequence[Site], values: Mapping[str, Mapping[str, float]], *, ignore: Sequence[str] = ()
+    sites: Sequence[Site],
+    values: Values,
+    *,
+    ignore: Collection[str] = (),
+    edges: Edges | None = None,
 ) -> Origin | None:
     """The first site of a step that held NaN or an infinity, in the order of execution.
 
     Args:
         sites: all sites, in the order of the forward pass.
-        values: of the step, the statistics `NEEDED`, by site.
+        values: of the step.
         ignore: sites that may hold some.
+        edges: which layers read which, where that is known.
 
     Returns:
         None when all were finite, or when a loss scale takes care of what was not: an optimizer
         that finds gradients that are not finite under its scale skips the update.
     """
-    ordered = [(rank(s, i), s) for i, s in enumerate(sites) if s.name in values]
-    ordered.sort(key=lambda pair: pair[0])
-    bad = [s for _, s in ordered if _wrong(values[s.name]) and s.name not in ignore]
-    if not bad or _is_absorbed(bad, values):
+    ordered = in_order(sites, values)
+    bad = [s for s in ordered if wrong(values[s.name]) and s.name not in ignore]
+    if not bad or is_absorbed(bad, values):
         return None
     first = bad[0]
     got = values[first.name]
-    earlier = [s for _, s in ordered[: [s for _, s in ordered].index(first)]]
+    earlier = ordered[: ordered.index(first)]
+    known = edges or Edges()
+    given = _given(ordered)
     return Origin(
         first.name,
         direction(first),
+        _layer(first, earlier, known),
         {kind: int(got[kind]) for kind in _KINDS},
         int(got["count"]),
-        _before(first, earlier, values),
+        _index(first, got),
+        _before(first, earlier, values, known),
+        None if given is None else (*_range(given, values), _amount(values[given.name])),
         len(bad) - 1,
+        first is given,
     )
 
 
+def in_order(sites: Sequence[Site], values: Values) -> list[Site]:
+    """The sites of a step in the order of execution."""
+    ranked = [(rank(s, i), s) for i, s in enumerate(sites) if s.name in values]
+    return [s for _, s in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def wrong(got: Mapping[str, float]) -> bool:
+    """Whether a site held anything that is not finite."""
+    return _amount(got) > 0
+
+
+def is_absorbed(bad: Iterable[Site], values: Values) -> bool:
+    """Whether a loss scale takes care of all that is not finite."""
+    scaled = any(math.isfinite(v.get(SCALE, math.nan)) for v in values.values())
+    return scaled and all(site.port in ("gradient", "weight_gradient") for site in bad)
+
+
+def _amount(got: Mapping[str, float]) -> int:
+    return int(got["nan"] + got["posinf"] + got["neginf"])
+
+
+def _given(ordered: Sequence[Site]) -> Site | None:
+    """The site of what the model itself was given."""
+    inputs = [s for s in ordered if s.port == "input" and "Model" in s.layer_classes]
+    return next((s for s in inputs if "/" not in s.path), None)
+
+
+def _index(site: Site, got: Mapping[str, float]) -> tuple[int, ...] | None:
+    place = got.get(FIRST, math.nan)
+    if not math.isfinite(place):
+        return None
+    # The first axis may have another length in every step, and is not needed.
+    index: list[int] = []
+    rest = int(place)
+    for length in reversed(site.shape[1:]):
+        if length is None:
+            return (int(place),)
+        rest, at = divmod(rest, max(length, 1))
+        index.append(at)
+    return (*([rest] if site.shape else []), *reversed(index))
+
+
+def _layer(site: Site, earlier: Sequence[Site], edges: Edges) -> str:
+    if site.port != "gradient":
+        return site.path
+    readers = edges.readers(site.path)
+    if edges:
+        # A reader whose own gradient the backward pass came to is one it has gone through.
+        seen = {s.path for s in earlier if s.port == "gradient"}
+        reached = [path for path in readers if path in seen] or readers
+        return " or ".join(dict.fromkeys(reached)) or LOSS
+    passed = [s.path for s in earlier if s.port == "gradient"]
+    return passed[-1] if passed else LOSS
+
+
 def _before(
-    site: Site, earlier: Sequence[Site], values: Mapping[str, Mapping[str, float]]
+    site: Site, earlier: Sequence[Site], values: Values, edges: Edges
 ) -> tuple[str, float, float] | None:
     own = [s for s in earlier if s.path == site.path and s.port in ("input", "preactivation")]
+    port = "gradient" if site.port == "gradient" else "output"
+    fed = edges.readers(site.path) if port == "gradient" else edges.sources(site.path)
+    neighbours = [s for s in earlier if s.path in fed and s.port == port]
+    if site.port in ("weight_gradient", "update"):
+        ported = "gradient" if site.port == "weight_gradient" else "weight_gradient"
+        neighbours = [s for s in earlier if s.path == site.path and s.port == ported]
     of_step = [s for s in earlier if s.port != "weight"] or list(earlier)
-    for each in [*reversed(own), *reversed(of_step)]:
-        low, high = values[each.name]["min"], values[each.name]["max"]
+    for each in [*reversed(own), *reversed(neighbours), *reversed(of_step)]:
+        name, low, high = _range(each, values)
         if math.isfinite(low) and math.isfinite(high):
-            return each.name, low, high
+            return name, low, high
     return None
 
 
-def _wrong(got: Mapping[str, float]) -> bool:
-    return got["nan"] + got["posinf"] + got["neginf"] > 0
-
-
-def _is_absorbed(bad: Sequence[Site], values: Mapping[str, Mapping[str, float]]) -> bool:
-    scaled = any(math.isfinite(v.get("loss_scale", math.nan)) for v in values.values())
-    return scaled and all(site.port in ("gradient", "weight_gradient") for site in bad)
+def _range(site: Site, values: Values) -> tuple[str, float, float]:
+    return site.name, values[site.name]["min"], values[site.name]["max"]

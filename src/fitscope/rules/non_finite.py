@@ -2,27 +2,33 @@
 
 One NaN reaches every layer after it within a step, so one finding per run names the first step
 and, in it, the first site in the order of execution (weights, forward pass, backward pass, update),
-and counts the rest. Two things are left
-alone or lowered: minus infinity on its own in every step, which attention masks do on purpose, and
-single overflows of half-precision gradients, which is how loss scaling finds its scale.
+and counts the rest. Training steps are looked at before validation, and validation before tests and
+predictions. Two things are left alone or lowered: minus infinity on its own in every step, which
+attention masks do on purpose, and overflows of gradients under a loss scale, which is how loss
+scaling finds its scale: where the scale was recorded they are told as a note, and single ones of
+half-precision gradients without it not at all.
 
 Formula: nan + posinf + neginf > 0 at a site in an observed step. Gradients in float16 and bfloat16
-may overflow in up to `scaling_share` of the steps, and not in the last.
+may overflow in up to `scaling_share` of the steps, and not in the last; gradients under a loss
+scale may in as many, and in the first `settling` observed steps, in which the scale is found.
 
 Source: Micikevicius et al. (2018), "Mixed Precision Training", for loss scaling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitscope.rules.execution import direction, rank
+from fitscope.rules.execution import FIRST, NEEDED, SCALE, Edges, Origin, origin
 from fitscope.rules.rule import Sign, rule
 from fitscope.rules.series import Series, series_of
-from fitscope.terminal.numbers import count, percent
+from fitscope.run.record import PHASES
+from fitscope.terminal.numbers import compact, count
 
 if TYPE_CHECKING:
     from fitscope.run.reader import Run
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 
 _STATISTICS = ["nan", "posinf", "neginf", "count"]
 _GRADIENTS = frozenset({"gradient", "weight_gradient"})
+RECENT = 5
+"""Observed steps before the bad one that are told with it."""
 
 
 @rule(
@@ -39,48 +47,167 @@ _GRADIENTS = frozenset({"gradient", "weight_gradient"})
     explains=("loss_non_finite", "constant_output", "loss_flat", "no_better_than_constant",
               "metric_flat", "loss_diverges", "unchanged_weights", "exploding_gradients"),
 )  # fmt: skip
-def non_finite(run: Run, *, scaling_share: float = 0.05) -> Iterator[Sign]:
+def non_finite(run: Run, *, scaling_share: float = 0.05, settling: int = 20) -> Iterator[Sign]:
     """Find the first site that held NaN or an infinity."""
-    sites = {site.name: site for site in run.sites}
-    bad: list[tuple[int, str, Series]] = []
-    for name, series in series_of(run, _STATISTICS).items():
-        wrong = _wrong(series)
-        if name not in sites or not wrong.any() or _masks(series):
-            continue
-        # Dynamic loss scaling doubles its scale every 2,000 steps and skips what overflows.
-        if not _scales(sites[name], wrong, scaling_share):
-            bad.append((int(np.flatnonzero(wrong)[0]), name, series))
-    if not bad:
-        return
-    first = min(int(found.steps[place]) for place, _, found in bad)
-    at_first = {name: found for place, name, found in bad if int(found.steps[place]) == first}
-    places = {site.name: i for i, site in enumerate(run.sites)}
-    name = min(at_first, key=lambda site: rank(sites[site], places[site]))
-    series = at_first[name]
-    place = int(np.flatnonzero(_wrong(series))[0])
-    step, others = first, len(bad) - 1
+    for phase in PHASES:
+        seen = _Seen.of(run, phase, scaling_share, settling)
+        if seen.absorbed:
+            yield _absorbed(seen)
+        if seen.bad:
+            yield _sign(run, seen)
+            return
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What was not finite in one phase."""
+
+    phase: str
+    sites: Mapping[str, Site]
+    bad: Mapping[str, Series]
+    absorbed: Mapping[str, Series]
+    """Gradients that overflow under a loss scale, as they may."""
+    scales: Mapping[str, Series]
+
+    @classmethod
+    def of(cls, run: Run, phase: str, share: float, settling: int) -> _Seen:
+        sites = {site.name: site for site in run.sites}
+        wrong = {
+            name: series
+            for name, series in series_of(run, _STATISTICS, phase=phase).items()
+            if name in sites and _wrong(series).any() and not _masks(series)
+        }
+        scales: dict[str, Series] = {}
+        if wrong and SCALE in run.user_statistics:
+            scales = series_of(run, [SCALE], phase=phase)
+        bad, absorbed = {}, {}
+        for name, series in wrong.items():
+            if name in scales and sites[name].port in _GRADIENTS:
+                may = _may_overflow(_wrong(series), share, settling)
+                (absorbed if may else bad)[name] = series
+            elif not _scales(sites[name], _wrong(series), share):
+                bad[name] = series
+        return cls(phase, sites, bad, absorbed, scales)
+
+
+def _sign(run: Run, seen: _Seen) -> Sign:
+    firsts = {name: int(s.steps[np.flatnonzero(_wrong(s))[0]]) for name, s in seen.bad.items()}
+    step = min(firsts.values())
+    at_first = [name for name, first in firsts.items() if first == step]
+    found = _origin(run, seen, step)
+    # An overflow that is none by itself may be part of the same step.
+    name = found.site if found is not None and found.site in at_first else at_first[0]
+    series = seen.bad[name]
     wrong = _wrong(series)
-    amounts = {kind: int(series[kind][place]) for kind in ("nan", "posinf", "neginf")}
-    yield Sign(
+    place = int(np.flatnonzero(wrong)[0])
+    others = [other for other in seen.bad if other != name]
+    recent = recent_statistics(run, name, step, seen.phase)
+    unseen = _unseen_before(run, seen.sites[name])
+    return Sign(
         name,
-        _message(sites[name], step, place, series, amounts, others),
+        _message(found, seen.phase, step, place, series, len(others), recent, unseen),
         "NaN spreads to every layer behind it, and with the update into every weight.",
-        f"look at what goes into {name} at step {step}: log, sqrt or division of 0; a lower "
-        "learning rate.",
+        _remedy(found, name, step),
         {
-            **amounts,
-            "direction": direction(sites[name]),
-            "count": int(series["count"][place]),
+            **({} if found is None else found.evidence()),
+            "phase": seen.phase,
+            "recent": recent,
+            "unseen_before": unseen,
             "previous_observed_step": int(series.steps[place - 1]) if place else None,
             "observed_steps_with_it": int(wrong.sum()),
             "observed_steps": len(series),
-            "other_sites": [other for _, other, _ in bad if other != name][:20],
-            "other_site_count": others,
+            "other_sites": others[:20],
+            "other_site_count": len(others),
         },
         first_step=step,
         last_step=int(series.steps[np.flatnonzero(wrong)[-1]]),
         severity=None if wrong[-1] else "warning",
     )
+
+
+def _origin(run: Run, seen: _Seen, step: int) -> Origin | None:
+    """Where in one step of the run it was first."""
+    values: dict[str, dict[str, float]] = {}
+    for name, series in series_of(run, NEEDED, phase=seen.phase, steps=[step]).items():
+        values[name] = {n: float(series[n][0]) for n in NEEDED}
+    if FIRST in run.user_statistics:
+        for name, series in series_of(run, [FIRST], phase=seen.phase, steps=[step]).items():
+            values.setdefault(name, {})[FIRST] = float(series[FIRST][0])
+    ignore = [name for name in values if name not in seen.bad]
+    edges = Edges(run.graph.get("edges", ()))
+    return origin(list(run.sites), values, ignore=ignore, edges=edges)
+
+
+def _unseen_before(run: Run, site: Site) -> list[str]:
+    """Outputs that a layer reads and that could not be looked at, as where they are fused away."""
+    if site.port not in ("output", "preactivation"):
+        return []
+    sources = set(Edges(run.graph.get("edges", ())).sources(site.path))
+    outputs = [u.site for u in run.unseen if ":" not in u.site]
+    return [s for s in outputs if s.partition("#")[0].partition("[")[0] in sources]
+
+
+def recent_statistics(
+    run: Run, site: str, step: int, phase: str = "train", steps: int = RECENT
+) -> dict[str, list[Any]]:
+    """The last statistics of a site before a step.
+
+    Returns:
+        `{"steps": [...], "absmax": [...], "rms": [...]}`, oldest first.
+    """
+    found = series_of(run, ["absmax", "rms"], [site], phase).get(site)
+    if found is None:
+        return {"steps": [], "absmax": [], "rms": []}
+    before = np.flatnonzero(found.steps < step)[-steps:]
+    return {
+        "steps": [int(n) for n in found.steps[before]],
+        "absmax": [float(v) for v in found["absmax"][before]],
+        "rms": [float(v) for v in found["rms"][before]],
+    }
+
+
+def recent_text(recent: Mapping[str, list[Any]]) -> str:
+    """Those in words; empty where there are none."""
+    known = [(s, v) for s, v in zip(recent["steps"], recent["absmax"], strict=True) if _finite(v)]
+    if not known:
+        return ""
+    values = ", ".join(compact(v) for _, v in known)
+    first, last = known[0][0], known[-1][0]
+    when = f"step {last}" if first == last else f"steps {first} to {last}"
+    return f"its largest magnitude in {when}: {values}"
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _absorbed(seen: _Seen) -> Sign:
+    steps = sorted({int(s.steps[i]) for s in seen.absorbed.values() for i in _places(s)})
+    name = next(iter(seen.absorbed))
+    scales = seen.scales[name]
+    at = scales.values[SCALE][np.searchsorted(scales.steps, steps[0])]
+    held = f"{count(len(steps))} step{'s' if len(steps) > 1 else ''}"
+    return Sign(
+        name,
+        f"overflowed under the loss scale ({compact(float(at))}) in {held}, with "
+        f"{count(len(seen.absorbed) - 1)} more gradients; the optimizer skipped the update and "
+        "lowered the scale.",
+        "Nothing is wrong: this is how dynamic loss scaling finds its scale.",
+        "nothing, as long as it stays rare.",
+        {
+            "steps": steps[:20],
+            "step_count": len(steps),
+            "loss_scale": float(at),
+            "sites": list(seen.absorbed)[:20],
+        },
+        first_step=steps[0],
+        last_step=steps[-1],
+        severity="note",
+    )
+
+
+def _places(series: Series) -> Any:
+    return np.flatnonzero(_wrong(series))
 
 
 def _wrong(series: Series) -> np.ndarray:
@@ -94,20 +221,53 @@ def _masks(series: Series) -> bool:
     )
 
 
+def _may_overflow(wrong: np.ndarray, share: float, settling: int) -> bool:
+    later = wrong[settling:]
+    if not len(later):
+        return not wrong.all()  # the scale was found, or is still being looked for
+    return not later[-1] and float(later.mean()) <= share
+
+
 def _scales(site: Site, wrong: np.ndarray, share: float) -> bool:
     half = site.dtype in ("float16", "bfloat16")
     return half and site.port in _GRADIENTS and not bool(wrong[-1]) and float(wrong.mean()) <= share
 
 
 def _message(
-    site: Site, step: int, place: int, series: Series, amounts: dict[str, int], others: int
+    found: Origin | None,
+    phase: str,
+    step: int,
+    place: int,
+    series: Series,
+    others: int,
+    recent: Mapping[str, list[Any]],
+    unseen: list[str],
 ) -> str:
-    words = {"nan": "NaN", "posinf": "+infinity", "neginf": "-infinity"}
-    held = " and ".join(f"{count(n)} {words[kind]}" for kind, n in amounts.items() if n)
-    share = percent(sum(amounts.values()) / max(float(series["count"][place]), 1.0))
-    text = f"held {held} ({share} of its values) {direction(site)} of step {step}"
+    named = f"step {step}" if phase == "train" else f"{phase} step {step}"
+    text = f"was not finite in {named}"
+    if found is not None:
+        text = f"{found.held} {found.where} of {named}"
     if place:
         text += f", none in step {int(series.steps[place - 1])} before it"
+    if found is not None:
+        text += found.surroundings
+    if unseen:
+        text += f"; {', '.join(unseen)} before it could not be seen, and may have been first"
+    told = recent_text(recent)
+    if told:
+        text += f"; {told}"
     if others:
         text += f"; first of {count(others + 1)} sites"
     return text + "."
+
+
+def _remedy(found: Origin | None, name: str, step: int) -> str:
+    if found is not None and found.is_batch:
+        row = "" if found.index is None else f", row {found.index[0]} of it first"
+        return f"look at the batch of step {step}{row}: clean or leave out such samples."
+    if found is not None and found.direction == "in the update":
+        return f"a lower learning rate; look at the optimizer's state and at {name}."
+    return (
+        f"look at what goes into {name} at step {step}: log, sqrt or division of 0; a lower "
+        "learning rate."
+    )

@@ -13,6 +13,7 @@ import pyarrow as pa
 from fitscope.errors import RunError, SelectionError
 from fitscope.run.histograms import SparseRows
 from fitscope.run.history import metrics_of
+from fitscope.run.norms import global_norm
 from fitscope.run.parts import Rows, read_parts
 from fitscope.run.query import moments_of, tidy
 from fitscope.run.record import PHASES
@@ -164,6 +165,27 @@ class Run:
         statistics = self._statistics(statistic)
         rows = Rows(self._indices(select, sites), _phase(phase), self._steps(steps, phase))
         return Table(tidy(self._read, rows, statistics, sites.names))
+
+    def global_norm(self, port: str, phase: str = "train", steps: Any = None) -> Table:
+        """The Euclidean norm of all variables' gradients, values or updates together.
+
+        Computed from the statistics of the single variables in float64; it is the norm of those
+        that were watched.
+
+        Args:
+            port: `"weight_gradient"`, `"weight"` or `"update"`.
+            phase: As in `stats`.
+            steps: As in `stats`.
+
+        Returns:
+            A table as of `stats`, one row for each step, whose site is `**:<port>`. Where a
+            variable held NaN or an infinity, the norm is NaN.
+
+        Raises:
+            RunError: The port is another one.
+            SelectionError: Nothing was watched at this port.
+        """
+        return global_norm(self, port, phase, steps)
 
     def histogram(self, site: Any, steps: Any = None, phase: str = "train") -> Histogram:
         """The magnitude histogram of one site, merged over steps.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fitscope.engine.layout import Kept, Layout, Row, to_host
+from fitscope.rules.execution import FIRST, Edges
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
 from fitscope.scope.stopping import StepStatistics, StopOn
@@ -265,6 +266,7 @@ class Drain:
         if not len(indices) and pending.records and not pending.streams:
             return  # only values are wanted of this step
         counts = reading.histograms[fired].astype(np.uint32)
+        bad = fired[np.asarray(reading.first_bad)[fired] >= 0]
         record = StepRecord(
             step=pending.step,
             epoch=pending.epoch,
@@ -279,7 +281,8 @@ class Drain:
                 for name, value in self._results(
                     e.statistic, reading.extra[e.offset : e.offset + e.length]
                 ).items()
-            ],
+            ]
+            + [(indices[i], FIRST, float(reading.first_bad[i])) for i in bad],
         )
         self.writer.append(record)
         sites = [layout.sites[i] for i in fired]
@@ -292,7 +295,13 @@ class Drain:
             self._look(
                 pending.stops,
                 StepStatistics(
-                    pending.step, pending.epoch, pending.phase, sites, record.moments, extra
+                    pending.step,
+                    pending.epoch,
+                    pending.phase,
+                    sites,
+                    record.moments,
+                    extra,
+                    Edges(self.writer.graph.get("edges", ())),
                 ),
             )
 
@@ -314,7 +323,13 @@ class Drain:
                 self._stopped.add(id(stop))
                 self._stop_training()
                 self.writer.add_history(
-                    {"event": "stop", "step": step.step, "epoch": step.epoch, "reason": reason}
+                    {
+                        "event": "stop",
+                        "phase": step.phase,
+                        "step": step.step,
+                        "epoch": step.epoch,
+                        "reason": reason,
+                    }
                 )
                 tell(
                     f"fitscope ends the training because of {step.phase} step {step.step}: {reason}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitscope.errors import FitscopeError, StatisticError
-from fitscope.rules.execution import NEEDED, origin
+from fitscope.rules.execution import NEEDED, Edges, Origin, origin
 from fitscope.select.naming import PORTS
 from fitscope.select.selector import Selector
 from fitscope.select.selector import select as as_selector
@@ -42,6 +42,7 @@ class StepStatistics:
     sites: Sequence[Site]
     moments: NDArray[np.float64]
     extra: Mapping[str, Mapping[str, float]]
+    edges: Edges = dataclasses.field(default_factory=Edges, repr=False)
 
     def values(self, select: Any, statistic: str) -> dict[str, float]:
         """One statistic of the selected sites, by site name.
@@ -142,13 +143,17 @@ class NonFinite:
 
     def __call__(self, step: StepStatistics) -> str | None:
         """Where in the step it was first."""
+        found = self.origin(step)
+        return None if found is None else str(found)
+
+    def origin(self, step: StepStatistics) -> Origin | None:
+        """The same as numbers."""
         table = {name: step.values(self.select, name) for name in NEEDED}
         values = {site: {n: table[n][site] for n in NEEDED} for site in table["count"]}
         for site, own in step.extra.items():
             if site in values:
                 values[site].update(own)
-        found = origin(step.sites, values)
-        return None if found is None else str(found)
+        return origin(step.sites, values, edges=step.edges)
 
 
 @dataclasses.dataclass(frozen=True)
