@@ -25,13 +25,14 @@ BACKENDS := jax tensorflow torch
 OLDEST_KERAS := 3.8.0
 # Of the same month: later releases of JAX removed what that Keras calls.
 OLDEST_JAX := 0.5.0
-PER_BACKEND := tests/engine tests/scope tests/values
+PER_BACKEND := tests/engine tests/scope tests/values tests/edits
 TENSORFLOW := nojit or test_truth or test_tensorflow or sequential or convolutions or custom_step
+TENSORFLOW_SCOPE := smoke conclusion planted_failures editing objective
 
 REQUIREMENTS := pyproject.toml requirements/constraints.txt hatch_build.py
 
 .PHONY: page browser screenshots demo test test-all test-common test-oldest \
-	test-tensorflow-some test-tensorflow-values $(BACKENDS:%=test-%) bench clean \
+	test-tensorflow-some test-tensorflow-more $(BACKENDS:%=test-%) bench clean \
 	check check-lint check-format check-types format
 
 demo: $(VENV)/.stamp-demo
@@ -43,7 +44,7 @@ demo: $(VENV)/.stamp-demo
 PARALLEL := $(MAKE) --jobs=$(JOBS) --output-sync=target
 
 test: $(VENV)/.stamp-test page browser
-	+$(PARALLEL) test-tensorflow-some test-jax test-common test-tensorflow-values test-torch test-oldest
+	+$(PARALLEL) test-tensorflow-some test-jax test-common test-tensorflow-more test-torch test-oldest
 
 test-all: export FITSCOPE_TEST_ALL = 1
 test-all: $(VENV)/.stamp-test page browser
@@ -52,8 +53,8 @@ test-all: $(VENV)/.stamp-test page browser
 test-tensorflow-some: $(VENV)/.stamp-test
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/engine -k "$(TENSORFLOW)" $(ARGS)
 
-test-tensorflow-values: $(VENV)/.stamp-test
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/scope/test_smoke.py tests/scope/test_conclusion.py tests/values $(ARGS)
+test-tensorflow-more: $(VENV)/.stamp-test
+	KERAS_BACKEND=tensorflow $(PYTEST) $(TENSORFLOW_SCOPE:%=tests/scope/test_%.py) tests/values tests/edits $(ARGS)
 
 test-common: $(VENV)/.stamp-test page browser
 	KERAS_BACKEND=jax $(PYTEST) tests $(PER_BACKEND:%=--ignore=%) $(ARGS)
