@@ -201,6 +201,26 @@ def test_small_files_that_cannot_be_written(
         act(writer, tools)
 
 
+def test_a_full_disk_still_says_what_it_lacks(
+    writer: RunWriter, disk: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is there can be written over, when no new one can be made."""
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run_steps(writer, 0, 20)
+    disk["error"] = errno.ENOSPC
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.warns(RuntimeWarning):
+        run_steps(writer, 20, 50)
+    writer.close()
+    run = open_run(writer.path or "")
+    assert run.status == "finished"
+    assert steps(run) == list(range(20))
+    assert run.lost_steps == 30
+
+
 def test_memory_that_overflows_counts_what_is_lost(
     tmp_path: Path, tools: Any, disk: dict[str, Any]
 ) -> None:

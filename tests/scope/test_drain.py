@@ -27,13 +27,12 @@ def layout() -> Layout:
 class Given:
     """A row that is on the host already."""
 
-    def __init__(self, lay: Layout, step: int, fired: bool) -> None:
+    def __init__(self, lay: Layout, step: int) -> None:
         moments = np.zeros((2, len(COLUMNS)))
         moments[:, COLUMNS.index("count")] = 10, 20
         moments[:, COLUMNS.index("mean")] = step, 0.5
         self._reading = Reading(
             lay,
-            np.array([True, fired]),
             moments,
             np.zeros((2, BINS), np.uint32),
             np.zeros(0),
@@ -47,8 +46,8 @@ class Given:
         return self._reading
 
 
-def pending(step: int, lay: Layout, *, fired: bool = True) -> Pending:
-    return Pending(Given(lay, step, fired), step, 0, "train")
+def pending(step: int, lay: Layout) -> Pending:
+    return Pending(Given(lay, step), step, 0, "train")
 
 
 def steps(writer: RunWriter) -> list[int]:
@@ -71,7 +70,7 @@ def test_what_is_put_is_written_in_order() -> None:
 def test_counts_survive_beyond_what_a_float32_counts() -> None:
     count = 2**24 * 3 + 1
     vector = np.zeros(LENGTH, np.float32)
-    first = 1 + 2 * COUNTS.index("count")
+    first = 2 * COUNTS.index("count")
     vector[first : first + 2] = divmod(count, BASE)
     moments = decode(vector)
     assert moments[COLUMNS.index("count")] == count
@@ -195,16 +194,6 @@ def test_warnings_as_errors_do_not_kill_the_thread(monkeypatch: pytest.MonkeyPat
             drain.put(pending(step, lay))
         drain.stop()
     assert steps(writer) == [1, 2]
-
-
-def test_a_result_that_did_not_leave_the_step_is_reported() -> None:
-    writer, lay = RunWriter(None, config={}), layout()
-    drain = Drain(writer)
-    drain.start()
-    drain.put(pending(0, lay, fired=False))
-    drain.stop()
-    assert [u.site for u in writer.run.unseen] == ["b"]
-    assert {row["site"] for row in writer.run.stats("**", "mean")} == {"a"}
 
 
 def test_stop_without_start_and_twice() -> None:

@@ -521,8 +521,7 @@ class SumsRow:
         row = _flat(self.floats, np.float32)
         moments, states, places = raw_rows.read_row(row, shapes, self.step.states)
         histograms = _flat(self.histograms, np.uint16).reshape(-1, BINS)
-        fired = np.ones(len(moments), bool)
-        return Reading(self.step.layout, fired, moments, histograms, states, places)
+        return Reading(self.step.layout, moments, histograms, states, places)
 
 
 def _flat(arrays: Sequence[Any], dtype: Any) -> Any:

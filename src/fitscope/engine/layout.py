@@ -11,7 +11,7 @@ import numpy as np
 
 from fitscope.engine.leaves import leaves
 from fitscope.engine.trace import Slot
-from fitscope.engine.vector import FIRED, decode, first_bad
+from fitscope.engine.vector import decode, first_bad
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -121,7 +121,6 @@ class Reading:
 
     Attributes:
         layout: what was measured.
-        fired: which of the layout's sites have a result, `[sites]` of bool.
         moments: `[sites, len(COLUMNS)]` float64.
         histograms: `[sites, BINS]` counts.
         extra: the states of user statistics, one after the other.
@@ -130,7 +129,6 @@ class Reading:
     """
 
     layout: Layout
-    fired: Any
     moments: Any
     histograms: Any
     extra: Any
@@ -170,7 +168,6 @@ class VectorRow:
         vectors = to_host(self.moments)
         return Reading(
             self.layouts[int(self.key)],
-            vectors[:, FIRED] > 0,
             decode(vectors),
             to_host(self.histograms),
             to_host(self.extra),

@@ -55,7 +55,7 @@ class SumsRow:
         moments = np.zeros((sites, len(COLUMNS)))
         if not sites:
             nothing = np.zeros((0, BINS)), np.zeros(0, np.float32), np.zeros(0, np.int64)
-            return Reading(self.layout, np.zeros(0, bool), moments, *nothing)
+            return Reading(self.layout, moments, *nothing)
         step = {name: to_host(values)[self.place] for name, values in self.steps.items()}
         integers = step["integers"]
         slow = step["slow"]
@@ -73,7 +73,7 @@ class SumsRow:
                     places[i] = int(slow[i][-1])
         extra = reader.rest().astype(np.float32)
         counts = step["histograms"].reshape(sites, BINS)
-        return Reading(self.layout, np.ones(sites, bool), moments, counts, extra, places)
+        return Reading(self.layout, moments, counts, extra, places)
 
 
 def _replace(moments: NDArray[np.float64], slow: NDArray[np.float64]) -> None:

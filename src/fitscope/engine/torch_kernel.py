@@ -275,7 +275,7 @@ def _pack(
         plain = [v.item() if isinstance(v, torch.Tensor) else v for v in (*counts, *scalars)]
         counts, scalars = plain[: len(counts)], plain[len(counts) :]
         first_bad = int(first_bad)
-    values: list[Any] = [1.0]
+    values: list[Any] = []
     for n in counts:
         values += [n // BASE, n % BASE]
     values += [*scalars, float(hist_count), first_bad // BASE, first_bad % BASE]

@@ -13,11 +13,8 @@ from fitscope.statistics.moments import COLUMNS
 
 BASE = 4096
 
-FIRED = 0
-"""1 when the tap ran in this step."""
-
 COUNTS = ("count", "nan", "posinf", "neginf", "zeros", "saturated")
-"""Element counts, two places each, from place 1 on."""
+"""Element counts, two places each."""
 
 SCALARS = (
     "units",
@@ -32,7 +29,7 @@ SCALARS = (
 )
 """Plain float32 places behind the counts."""
 
-LENGTH = 1 + 2 * len(COUNTS) + len(SCALARS) + 2
+LENGTH = 2 * len(COUNTS) + len(SCALARS) + 2
 """The last two places hold that of the first element that is not finite, counted from 1 (0: none),
 as counts travel."""
 
@@ -50,8 +47,8 @@ def decode(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     out = np.empty((*vectors.shape[:-1], len(COLUMNS)), np.float64)
     place = {name: i for i, name in enumerate(COLUMNS)}
     for i, name in enumerate(COUNTS):
-        out[..., place[name]] = source[..., 1 + 2 * i] * BASE + source[..., 2 + 2 * i]
-    first = 1 + 2 * len(COUNTS)
+        out[..., place[name]] = source[..., 2 * i] * BASE + source[..., 2 * i + 1]
+    first = 2 * len(COUNTS)
     for i, name in enumerate(SCALARS):
         out[..., place[name]] = source[..., first + i]
     finite = out[..., place["count"]] - sum(

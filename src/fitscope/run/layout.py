@@ -144,6 +144,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         raise
 
 
+def overwrite_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write over a small JSON file in place, for which a full disk has room.
+
+    Raises:
+        OSError: The file is not there, or cannot be written.
+    """
+    # Never shorter than what was there: one write, and a reader finds whole JSON at any time.
+    text = (json_text(value) + "\n").encode().rjust(path.stat().st_size)
+    with path.open("r+b", buffering=0) as file:
+        file.write(text)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

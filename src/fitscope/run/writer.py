@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ from fitscope.run.layout import (
     RUN_FILE,
     STREAMS,
     json_text,
+    overwrite_json,
     rank_name,
     write_json,
 )
@@ -475,7 +477,13 @@ class RunWriter:
             "lost_values": self.lost_values,
             "problem": self._problem,
         }
-        write_json(self._folder / HEARTBEAT_FILE, beat(self._status, details))
+        path, content = self._folder / HEARTBEAT_FILE, beat(self._status, details)
+        try:
+            write_json(path, content)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            overwrite_json(path, content)
 
     def _write_graph(self) -> None:
         if self._foreign() or self.path is None or self._folder is None:

@@ -20,7 +20,6 @@ from fitscope.run.writer import RunWriter
 from fitscope.scope.stopping import StepStatistics, StopOn
 from fitscope.scope.tell import tell
 from fitscope.select.site import Site
-from fitscope.select.unseen import Unseen
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
 from fitscope.values.batch import StepBatch
@@ -259,25 +258,21 @@ class Drain:
     def _record(self, pending: Pending) -> None:
         reading = pending.row.read()
         layout = reading.layout
-        fired = np.flatnonzero(reading.fired)
         indices = np.asarray(self._site_indices(layout), np.int64)
-        if len(fired) < len(indices):
-            self._report_lost(layout, ~reading.fired)
         if not len(indices) and pending.records and not pending.streams:
             return  # only values are wanted of this step
-        counts = reading.histograms[fired].astype(np.uint32)
-        bad = fired[np.asarray(reading.first_bad)[fired] >= 0]
+        counts = reading.histograms.astype(np.uint32)
+        bad = np.flatnonzero(np.asarray(reading.first_bad) >= 0)
         record = StepRecord(
             step=pending.step,
             epoch=pending.epoch,
             phase=pending.phase,
-            sites=indices[fired],
-            moments=reading.moments[fired],
+            sites=indices,
+            moments=reading.moments,
             hist=_sparse(counts),
             extra=[
                 (indices[e.slot], name, value)
                 for e in layout.extras
-                if reading.fired[e.slot]
                 for name, value in self._results(
                     e.statistic, reading.extra[e.offset : e.offset + e.length]
                 ).items()
@@ -285,7 +280,7 @@ class Drain:
             + [(indices[i], FIRST, float(reading.first_bad[i])) for i in bad],
         )
         self.writer.append(record)
-        sites = [layout.sites[i] for i in fired]
+        sites = layout.sites
         self._latest[pending.phase] = ([site.name for site in sites], record.moments, counts)
         if pending.stops:
             extra: dict[str, dict[str, float]] = {}
@@ -402,19 +397,6 @@ class Drain:
         found: dict[str, float] = {}
         self._guarded(lambda: found.update(named_results(statistic, state)))
         return found
-
-    def _report_lost(self, layout: Layout, lost: np.ndarray[Any, Any]) -> None:
-        self.writer.add_unseen(
-            [
-                Unseen(
-                    layout.sites[i].name,
-                    "was called, but its result did not leave the step: train_step drops the "
-                    "updated non-trainable variables of that call",
-                    "keep what stateless_call returns as non_trainable_variables",
-                )
-                for i in np.flatnonzero(lost)
-            ]
-        )
 
     def _site_indices(self, layout: Layout) -> list[int]:
         known = self._indices.get(id(layout))
