@@ -118,6 +118,109 @@ def test_without_compilation_too():
     assert_same(trained(case, scope, **steps), by_hand)
 
 
+def _small(make, scope, *, epochs=1, **compiled):
+    """The history and weights of a model whose middle `make` builds."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(6)
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(2, name="out")(make(x)))
+    model.compile("sgd", "mse", **{"jit_compile": JIT, **compiled})
+    rng = np.random.default_rng(3)
+    data = rng.standard_normal((N, 4)).astype("float32")
+    history = model.fit(
+        data, data[:, :2], batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0,
+        callbacks=[] if scope is None else [scope],
+    ).history  # fmt: skip
+    return history, model.get_weights(), model
+
+
+@pytest.mark.parametrize("call", [0, 1])
+def test_one_call_of_a_reused_layer(call):
+    def twice(x, by_hand=False):
+        shared = layers.Dense(4, name="shared")
+        for number in range(2):
+            x = shared(x)
+            if by_hand and number == call:
+                x = layers.Rescaling(3.0, name="tripled")(x)
+        return x
+
+    scope = fs.Scope(fs.edit(f"shared#{call}", fs.Scale(3.0)))
+    assert_same(_small(twice, scope), _small(lambda x: twice(x, by_hand=True), None))
+
+
+def test_noise_differs_between_calls():
+    def twice(x):
+        shared = layers.Dense(4, name="shared")
+        return layers.Subtract(name="difference")([shared(x), shared(x)])
+
+    scope = fs.Scope(fs.edit("shared", fs.Noise(1.0)), fs.watch("difference"), every=1)
+    _small(twice, scope)
+    assert scope.latest()["difference"]["rms"] > 0.7  # of two that are alike it would be 0
+
+
+@pytest.mark.parametrize("edit", [fs.StopGradient(), fs.ReverseGradient(2.0)])
+def test_a_watched_gradient_is_that_before_it_is_edited(edit):
+    """At a learning rate of nothing, so that both trainings stand at the same weights."""
+
+    def one(x):
+        return layers.Dense(4, name="h")(x)
+
+    found = []
+    for edits in ([], [fs.edit("h", edit)]):
+        scope = fs.Scope(*edits, fs.watch("h", of=["output", "gradient"]), every=1)
+        keras.utils.set_random_seed(1)
+        x = keras.Input((4,))
+        model = keras.Model(x, layers.Dense(2, name="out")(one(x)))
+        model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=JIT)
+        model.fit(np.eye(4, dtype="float32"), np.ones((4, 2)), verbose=0, callbacks=[scope])
+        found.append(scope.latest()["h:gradient"]["rms"])
+    assert found[0] > 0
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
+def test_an_array_for_the_whole_batch():
+    def one(x):
+        return layers.Dense(4, name="h")(x)
+
+    mask = np.arange(BATCH)[:, None] % 2 == np.zeros((1, 4))
+    scope = fs.Scope(fs.edit("h", fs.Zero(mask=mask)), fs.watch("h"), every=1)
+    _small(one, scope)
+    assert scope.latest()["h"]["zero_fraction"] == 0.5
+
+
+@pytest.mark.backends("jax", "tensorflow")  # Keras' torch trainer runs one step per execution
+def test_the_record_of_an_execution_that_ends_early():
+    scope = fs.Scope(fs.edit("h", fs.Scale(0.5), when=fs.ramp(0, 1, steps=(1, 6))))
+    _small(layers.Dense(4, name="h"), scope, epochs=2, steps_per_execution=2)
+    records = [r for r in scope.run.history if r["event"] == "edited"]
+    assert [r["ranges"] for r in records] == [[[2, 2]], [[3, 5]]]
+    for record in records:
+        for (first, last), strengths in zip(record["ranges"], record["strengths"], strict=True):
+            np.testing.assert_allclose(strengths, [(first - 1) / 5, (last - 1) / 5], rtol=1e-6)
+        assert record["least"] == record["strengths"][0][0]
+        assert record["most"] == record["strengths"][0][1]
+
+
+def test_a_training_that_is_broken_off_has_its_record():
+    class Broken(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    scope = fs.Scope(fs.edit("first", fs.Scale(0.5)))
+    with pytest.raises(KeyboardInterrupt):
+        trained(BY_NAME["sequential"], scope, callbacks=[Broken()])
+    scope.close()
+    assert [r["ranges"] for r in scope.run.history if r["event"] == "edited"] == [[[0, 0]]]
+
+
+def test_a_handle_takes_no_other_settings():
+    scope = fs.Scope(fs.edit("first", fs.Scale(0.5), name="e"))
+    with pytest.raises(AttributeError):
+        scope.edits["e"].strenght = 0.3
+    with pytest.raises(fs.EditError, match="expected a bool"):
+        scope.edits["e"].enabled = "no"
+
+
 def test_edits_act_in_the_order_given_and_before_watching():
     def both(x):
         return ops.clip(x * 3.0, -0.5, 0.5)

@@ -142,6 +142,32 @@ def test_a_schedule_and_a_strength_by_hand():
     assert_same(trained((), half), trained([(0.3, lambda a, b: size(b))]))
 
 
+def test_an_objective_that_is_off_has_no_value():
+    scope = fs.Scope(
+        fs.edit("second", fs.Scale(2.0)),
+        fs.objective("second", size, when=fs.epochs(1, 2)),
+        fs.watch("second"),
+        every=1,
+    )
+    trained((), scope)
+    seen = scope.run.stats("@objective/size", "mean").to_pandas()
+    assert sorted(seen["step"]) == [3, 4, 5]
+    assert (seen["value"] > 0).all()
+
+
+def test_a_teacher_that_shares_layers_is_refused():
+    keras.utils.set_random_seed(4)
+    x = keras.Input((5,))
+    h = layers.Dense(3, name="h")(x)
+    model = keras.Model(x, layers.Dense(2)(h))
+    model.compile("sgd", "mse", jit_compile=JIT)
+    scope = fs.Scope(
+        fs.objective("h", apart, name="match", teacher=keras.Model(x, h), teacher_sites="h")
+    )
+    with pytest.raises(fs.EditError, match="shares layers"):
+        model.fit(*data(), verbose=0, callbacks=[scope])
+
+
 def teacher_model():
     keras.utils.set_random_seed(9)
     return keras.Sequential(

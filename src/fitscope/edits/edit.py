@@ -234,11 +234,15 @@ def fitting(values: np.ndarray[Any, Any], x: Any, at: At, edit: str) -> Any:
     fits = len(padded) == len(shape) and all(
         a in (1, b) for a, b in zip(padded[1:], shape[1:], strict=True)
     )
-    if not fits or (shape and padded[0] not in (1, shape[0])):
+    # The batch that a model is tried on has a size of its own, and on TensorFlow none.
+    any_batch = at.tries_shapes or not shape or shape[0] is None
+    if not fits or not (any_batch or padded[0] in (1, shape[0])):
         raise EditError(
             f"The edit {edit} of {at.site.name or at.site.path} has an array of shape "
             f"{values.shape}; expected one that can be spread over {_shape(x)}."
         )
+    if at.tries_shapes and shape and values.ndim == len(shape):
+        values = values[:1]
     return ops.convert_to_tensor(values, dtype=keras.backend.standardize_dtype(x.dtype))
 
 

@@ -128,7 +128,7 @@ class Zero(Edit):
 
 
 def _units(units: Any) -> list[int]:
-    several = [units] if isinstance(units, (int, np.integer)) else list(units)
+    several = list(units) if isinstance(units, Iterable) else [units]
     if not several or any(
         isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) for unit in several
     ):

@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from fitscope.errors import EditError
 
 
@@ -152,7 +154,8 @@ class Own(When):
         found = self.function(moment.train_step, moment.epoch)
         if found is None or found is False:
             return None
-        strength = float(found)
+        is_number = isinstance(found, (bool, int, float, np.number, np.bool_))
+        strength = float(found) if is_number else math.nan
         if not math.isfinite(strength):
             raise EditError(
                 f"The schedule {self!r} gave {found!r} for step {moment.train_step}: expected a "
@@ -266,7 +269,7 @@ def as_when(when: Any) -> When:
         return Always()
     if isinstance(when, When):
         return when
-    if callable(when):
+    if callable(when) and when not in (epochs, steps, ramp, probability):
         function: Callable[[int, int], Any] = when
         return Own(function)
     raise EditError(

@@ -94,4 +94,5 @@ def through_gradient(x: Any, function: Callable[[Any], Any]) -> Any:
             return function(gradient)
 
     found.register_hook(changed)
-    return found
+    # Whoever watches the gradient of the result sees it before it is changed, hooked later or not.
+    return found.view_as(found)

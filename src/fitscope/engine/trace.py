@@ -374,7 +374,11 @@ class Trace:
             if not self.device.is_tensor(tensor):
                 return tensor
             dtype, shape = self.device.dtype(tensor), self.device.shape(tensor)
-            site = named(entry.site(call, "output", leaf, shape, dtype), None)
+            # Whether there is another call is not known yet: the first one has no number in print.
+            # A model that is tried on shapes may be run more than once.
+            numbered = entry.site(call, "output", leaf, shape, dtype)
+            printed = None if self.symbolic else call or None
+            site = dataclasses.replace(numbered, name=named(numbered, printed).name)
             wants = edits.wants(site, port)
             meets = port == "output" and edits.is_met(site)
             problem = self._obstacle(root, site) if wants or meets else None

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,13 @@ class Pending:
     streams: Sequence[Stream] = ()
     """Which streams want its values."""
     records: Sequence[Record] = ()
+    """Which of its values are recorded."""
     stops: Sequence[StopOn] = ()
     """Whose conditions are looked at."""
-    """Which of its values are recorded."""
     nbytes: int = 0
     """Bytes of values that wait to be recorded."""
+    absent: Collection[str] = ()
+    """Paths of sites that have no value in this step, whatever the row says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,18 +263,20 @@ class Drain:
         indices = np.asarray(self._site_indices(layout), np.int64)
         if not len(indices) and pending.records and not pending.streams:
             return  # only values are wanted of this step
-        counts = reading.histograms.astype(np.uint32)
-        bad = np.flatnonzero(np.asarray(reading.first_bad) >= 0)
+        here = np.array([site.path not in pending.absent for site in layout.sites], bool)
+        counts = reading.histograms[here].astype(np.uint32)
+        bad = np.flatnonzero(here & (np.asarray(reading.first_bad) >= 0))
         record = StepRecord(
             step=pending.step,
             epoch=pending.epoch,
             phase=pending.phase,
-            sites=indices,
-            moments=reading.moments,
+            sites=indices[here],
+            moments=reading.moments[here],
             hist=_sparse(counts),
             extra=[
                 (indices[e.slot], name, value)
                 for e in layout.extras
+                if here[e.slot]
                 for name, value in self._results(
                     e.statistic, reading.extra[e.offset : e.offset + e.length]
                 ).items()
@@ -280,7 +284,7 @@ class Drain:
             + [(indices[i], FIRST, float(reading.first_bad[i])) for i in bad],
         )
         self.writer.append(record)
-        sites = layout.sites
+        sites = [site for site, is_here in zip(layout.sites, here, strict=True) if is_here]
         self._latest[pending.phase] = ([site.name for site in sites], record.moments, counts)
         if pending.stops:
             extra: dict[str, dict[str, float]] = {}

@@ -20,8 +20,17 @@ class _Edited:
     """The strength in the first and in the last step of each."""
     least: float = float("inf")
     most: float = float("-inf")
+    announced: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    """The steps of the last execution, which may not all run."""
 
-    def add(self, step: int, strength: float) -> None:
+    def settle(self, steps: int) -> None:
+        """Take in what was announced and ran: the steps before the `steps`-th."""
+        for step, strength in self.announced:
+            if step < steps:
+                self._add(step, strength)
+        self.announced.clear()
+
+    def _add(self, step: int, strength: float) -> None:
         if self.ranges and self.ranges[-1][1] == step - 1:
             self.ranges[-1][1] = step
             self.strengths[-1][1] = strength
@@ -29,14 +38,6 @@ class _Edited:
             self.ranges.append([step, step])
             self.strengths.append([strength, strength])
         self.least, self.most = min(self.least, strength), max(self.most, strength)
-
-    def cut(self, steps: int) -> None:
-        """Leave out what was announced and did not run."""
-        while self.ranges and self.ranges[-1][0] >= steps:
-            self.ranges.pop()
-            self.strengths.pop()
-        if self.ranges:
-            self.ranges[-1][1] = min(self.ranges[-1][1], steps - 1)
 
 
 class EditedSteps:
@@ -53,15 +54,24 @@ class EditedSteps:
         self._record = record
         self._open: dict[tuple[str, str], _Edited] = {}
 
-    def add(self, phase: str, step: int, strengths: Sequence[float | None]) -> None:
-        """Note a step that is about to run."""
-        for name, strength in zip(self._names, strengths, strict=True):
-            if strength is None:
-                continue
-            edited = self._open.setdefault((name, phase), _Edited())
-            edited.add(step, strength)
-            if len(edited.ranges) >= _MOST:
-                self._write(name, phase)
+    def add(self, phase: str, first: int, strengths: Sequence[Sequence[float | None]]) -> None:
+        """Note an execution that is about to run; those before it have run.
+
+        Args:
+            phase: the phase.
+            first: its first step.
+            strengths: by step, of each edit; None for not at all.
+        """
+        for (name, its_phase), edited in list(self._open.items()):
+            if its_phase == phase:
+                edited.settle(first)
+                if len(edited.ranges) >= _MOST:
+                    self._write(name, phase)
+        for step, row in enumerate(strengths, first):
+            for name, strength in zip(self._names, row, strict=True):
+                if strength is not None:
+                    edited = self._open.setdefault((name, phase), _Edited())
+                    edited.announced.append((step, strength))
 
     def flush(self, phase: str, steps: int) -> None:
         """Record what was noted of a phase.
@@ -72,7 +82,7 @@ class EditedSteps:
         """
         for name, its_phase in list(self._open):
             if its_phase == phase:
-                self._open[name, phase].cut(steps)
+                self._open[name, phase].settle(steps)
                 self._write(name, phase)
 
     def _write(self, name: str, phase: str) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from fitscope.edits.when import Moment, words
@@ -16,7 +17,7 @@ from fitscope.engine.build import Edits, build_edits
 from fitscope.engine.editing import EditPass, EditPlan, EditWant, ObjectiveWant, OnShapes
 from fitscope.engine.entry import named as named_site
 from fitscope.engine.plan import Plan, Want
-from fitscope.engine.points import is_objective
+from fitscope.engine.points import is_objective, objective_point
 from fitscope.engine.trace import Trace
 from fitscope.errors import EditError, UnsupportedError
 from fitscope.scope.edited_steps import EditedSteps
@@ -33,14 +34,26 @@ class Handle:
 
     Attributes:
         name: its name.
-        enabled: False switches it off from the next step on.
     """
+
+    __slots__ = ("_change", "_enabled", "_strength", "name")
 
     def __init__(self, change: Change) -> None:
         self.name = str(change.name)
-        self.enabled = True
+        self._enabled = True
         self._change = change
         self._strength = 1.0
+
+    @property
+    def enabled(self) -> bool:
+        """False switches it off from the next step on."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        if not isinstance(value, (bool, np.bool_)):
+            raise EditError(f"scope.edits[{self.name!r}].enabled = {value!r}: expected a bool.")
+        self._enabled = bool(value)
 
     @property
     def strength(self) -> float:
@@ -127,6 +140,7 @@ class Editor:
         self._functions: dict[str, tuple[Any, Callable[..., Any]]] = {}
         self._told: tuple[Any, Any] | None = None
         """What the steps of the execution that was decided on last are told."""
+        self._absent: Sequence[frozenset[str]] = ()
         self._checked = False
 
     def check(self) -> None:
@@ -154,8 +168,7 @@ class Editor:
             moments: the steps, in order.
         """
         strengths = [[handle.at(moment) for handle in self._handles] for moment in moments]
-        for moment, row in zip(moments, strengths, strict=True):
-            self._steps.add(moment.phase, moment.step, row)
+        self._steps.add(moments[0].phase, moments[0].step, strengths)
         if all(strength is None for row in strengths for strength in row):
             return False
         self.check()
@@ -163,8 +176,24 @@ class Editor:
             [[(s is not None, 0.0 if s is None else s) for s in row] for row in strengths],
             np.float32,
         )
+        self._absent = [
+            frozenset(
+                objective_point(handle.name).path
+                for handle, change, strength in zip(self._handles, self._changes, row, strict=True)
+                if strength is None and isinstance(change, Objective)
+            )
+            for row in strengths
+        ]
         self._told = values, np.array([words(moment) for moment in moments], np.int32)
         return True
+
+    def absent(self, place: int) -> frozenset[str]:
+        """Paths of objectives that have no value in a step of the execution that was decided on.
+
+        Args:
+            place: the number of the step in the execution.
+        """
+        return self._absent[place] if place < len(self._absent) else frozenset()
 
     def edits(self, phase: str) -> Edits:
         """What edits the steps of a phase."""
@@ -292,6 +321,9 @@ def try_on_shapes(model: Any, changes: Sequence[Change]) -> list[tuple[Change, l
         EditError: something cannot act where it is asked to.
         SelectionError: a selection matches nothing in the model.
     """
+    for change in changes:
+        if isinstance(change, Objective) and change.teacher is not None:
+            _check_apart(model, change)
     plan = edit_plan([_everywhere(change) for change in changes], "train", 1)
     wrapped = Plan(model, plan.wants())
     _check_selections(wrapped, changes)
@@ -313,6 +345,22 @@ def try_on_shapes(model: Any, changes: Sequence[Change]) -> list[tuple[Change, l
         except Exception:  # a model that computes with values; its first step tells
             seen.clear()
     return [(change, [s for s in seen if _acts_on(change, s)]) for change in changes]
+
+
+def _check_apart(model: Any, objective: Objective) -> None:
+    own = {id(layer) for layer in [model, *keras_internals.sublayers(model)]}
+    shared = [
+        layer
+        for layer in [objective.teacher, *keras_internals.sublayers(objective.teacher)]
+        if id(layer) in own and not isinstance(layer, keras.layers.InputLayer)
+    ]
+    if shared:
+        names = ", ".join(repr(layer.name) for layer in shared[:3])
+        raise EditError(
+            f"The teacher of the objective {objective.name!r} shares layers with the model that is "
+            f"trained ({names}). Give it layers of its own: keras.models.clone_model(teacher), "
+            "then set_weights(teacher.get_weights())."
+        )
 
 
 def _everywhere(change: Change) -> Change:

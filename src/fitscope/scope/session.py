@@ -96,6 +96,8 @@ class Session:
         self._armed: tuple[str, Any, Callable[..., Any]] | None = None
         self._timer: tuple[float, bool] | None = None
         self._first, self._phase, self._emitted = 0, "", False
+        self._decided = 0
+        """The first step of the execution that was decided on last."""
         self._observing = False
         self._editing = False
         """Whether anything is edited in the execution that was decided on last."""
@@ -158,7 +160,8 @@ class Session:
         first = self._base[phase] + batch
         self.steps[phase] = first + length
         self._reached = self._first if self._emitted and self._phase == phase else None
-        self._first, self._phase = first, phase
+        self._first = self._decided = first
+        self._phase = phase
         self._emitted = self._observing = self._editing = False
         if self.editor is not None:
             self._editing = self.editor.decide(self._moments(phase, first, length))
@@ -277,6 +280,9 @@ class Session:
         self._timer = None
         if self._trained and self._plan is None and self.broken is None:
             self.writer.add_unseen([_not_built(self.model.name)])
+        if self.editor is not None:  # a pass that was broken off had no end
+            for phase, steps in self.steps.items():
+                self.editor.end_of_pass(phase, steps)
         self.drain.stop()
 
     def cost(self) -> dict[str, float]:
@@ -364,7 +370,12 @@ class Session:
             streams = [t for t in takers if isinstance(t, Stream)]
             records = [t for t in takers if isinstance(t, Record)]
             stops = [t for t in takers if isinstance(t, StopOn)]
-            self.drain.put(Pending(row, step, self.epoch, phase, streams, records, stops))
+            absent = frozenset()
+            if self._editing and self.editor is not None:
+                absent = self.editor.absent(step - self._decided)
+            self.drain.put(
+                Pending(row, step, self.epoch, phase, streams, records, stops, absent=absent)
+            )
 
     def _stop_training(self) -> None:
         self.model.stop_training = True
