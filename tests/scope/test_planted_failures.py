@@ -248,6 +248,7 @@ UNSEEN: dict[str, Planted] = {
 
 
 def ended(planted: Planted, jit: bool) -> tuple[Any, str]:
+    keras.utils.clear_session(free_memory=False)  # layers are numbered from the first again
     model, x, y = planted.make()
     model.jit_compile = jit
     phases = ["train", "validation"]
