@@ -1,0 +1,204 @@
+"""Capsules: what they hold is compared with trainings that no scope looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import fitscope as fs
+from fitscope.capsules import file
+from fitscope.capsules.replay import rebuild, replay
+from fitscope.cli.main import main
+from fitscope.engine.state import State
+
+BACKEND = keras.backend.backend()
+BATCH, BAD = 8, 4
+"""Batch size, and the step in which it goes wrong."""
+N = 6 * BATCH + 4
+"""Samples: the last batch is a short one."""
+
+
+class Overflow(layers.Layer):
+    """exp, which overflows for the bad batch only."""
+
+    def call(self, x: Any) -> Any:
+        return ops.exp(x)
+
+
+class LogOfZero(layers.Layer):
+    """log of what relu made zero."""
+
+    def call(self, x: Any) -> Any:
+        return ops.log(ops.relu(x) + 0.0)
+
+
+CUSTOM = {"Overflow": Overflow, "LogOfZero": LogOfZero}
+
+
+def data(bad: int | None = BAD, value: float = 1e4) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    x = random.uniform(0.5, 1.5, (N, 4)).astype("float32")
+    if bad is not None:
+        x[bad * BATCH + 1] = value
+    return x, random.standard_normal((N, 2)).astype("float32")
+
+
+def model_of(*inner: Any, jit: bool = True) -> Any:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((4,)), *inner, layers.Dropout(0.5, seed=7), layers.Dense(2, name="out")],
+        name="net",
+    )
+    adam = keras.optimizers.Adam(0.01)
+    model.compile(adam, "mse", jit_compile=jit and BACKEND != "torch")
+    return model
+
+
+def overflowing(**how: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    first = layers.Dense(4, kernel_initializer="identity", name="first")
+    return model_of(first, Overflow(name="exp"), layers.BatchNormalization(name="norm"), **how)
+
+
+def fit(model: Any, *callbacks: Any, steps: int = N // BATCH + 1, **given: Any) -> Any:
+    x, y = data(**given)
+    rows = slice(0, steps * BATCH)
+    return model.fit(
+        x[rows], y[rows], batch_size=BATCH, shuffle=False, verbose="0", callbacks=list(callbacks)
+    )
+
+
+def values(model: Any) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(v) for v in State(model).variables]
+
+
+def same(one: Any, two: Any) -> None:
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("keep", "first"), [(1, BAD), (3, 3)])
+def test_weights_batches_and_seeds_are_those_before_the_step(
+    tmp_path: Path, keep: int, first: int
+) -> None:
+    plain = overflowing()
+    fit(plain, steps=first)
+    model = overflowing()
+    fit(model, fs.Scope(fs.capsule(keep_weights=keep), run=tmp_path / "run"))
+    contents = file.read(file.find(tmp_path / "run"))
+    settings = contents.settings
+    assert (settings["step"], settings["first_step"]) == (BAD, first)
+    same(contents.state, values(plain))
+    x, y = data()
+    assert len(contents.batches) == BAD - first + 1
+    for step, batch in enumerate(contents.batches, first):
+        rows = slice(step * BATCH, (step + 1) * BATCH)
+        same(batch[:2], (x[rows], y[rows]))
+
+    outcomes = replay(file.find(tmp_path / "run"), CUSTOM)
+    assert [o.reproduced for o in outcomes] == [True, True]
+    for each in outcomes:
+        assert each.origin is not None
+        assert each.origin.site == "exp"
+        assert each.origin.index == (1, 0)
+    assert str(outcomes[0].reason) == settings["reason"]
+    made = outcomes[1].operation
+    assert made is not None
+    assert (made.name, made.layer, made.bad) == ("exp", "exp", 4)
+
+
+def test_the_training_is_bit_identical_and_goes_on(tmp_path: Path) -> None:
+    plain, watched = overflowing(), overflowing()
+    one = fit(plain)
+    two = fit(watched, fs.Scope(fs.capsule(), run=tmp_path / "run"))
+    same(values(plain), values(watched))
+    np.testing.assert_array_equal(one.history["loss"], two.history["loss"])
+
+
+def test_replay_of_the_next_weights_is_that_of_the_training(tmp_path: Path) -> None:
+    """A limit that a finite step passes: the replayed update, dropout included, is the same."""
+    plain = overflowing()
+    fit(plain, steps=BAD + 1, value=5.0)
+    limit = fs.above("exp", "max", 50.0)
+    fit(overflowing(), fs.Scope(fs.capsule(limit), run=tmp_path / "run"), value=5.0)
+    folder = file.find(tmp_path / "run")
+    contents = file.read(folder)
+    assert contents.settings["step"] == BAD
+    again = rebuild(contents, CUSTOM)
+    again.fit(*contents.batches[0][:2], batch_size=BATCH, shuffle=False, verbose="0")
+    same(values(plain), values(again))
+    assert [o.reproduced for o in replay(folder, CUSTOM)] == [True, True]
+
+
+def test_log_of_zero_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    model = model_of(
+        layers.Dense(4, kernel_initializer="identity", name="first"), LogOfZero(name="log"),
+        jit=False,
+    )  # fmt: skip
+    scope = fs.Scope(fs.capsule(), fs.stop_on(fs.non_finite()), run=run)
+    fit(model, scope, bad=6, value=-1.0)  # in the short last batch
+    assert "`fitscope replay" in capsys.readouterr().err
+    assert [e["step"] for e in scope.run.history if e["event"] in ("capsule", "stop")] == [6, 6]
+    with keras.utils.custom_object_scope(CUSTOM):
+        assert main(["replay", "--json", str(run)]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert [o["layer"] for o in told["outcomes"]] == ["log", "log"]
+        assert told["outcomes"][1]["operation"] == "log"
+        assert main(["replay", str(run)]) == 0
+    assert "operation: log in log made 4 of 16 values not finite" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    fit(overflowing(), fs.Scope(fs.capsule(), run=run))
+    capsys.readouterr()
+    assert main(["replay", str(run)]) == 2
+    assert "--custom MODULE:NAME" in capsys.readouterr().err
+    other = "torch" if BACKEND == "jax" else "jax"
+    monkeypatch.setenv("KERAS_BACKEND", other)
+    assert main(["replay", str(run)]) == 2
+    assert f"KERAS_BACKEND={BACKEND}" in capsys.readouterr().err
+    assert main(["replay", str(tmp_path)]) == 2
+    assert "holds no capsule" in capsys.readouterr().err
+
+
+def test_a_step_that_does_not_fail_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    fit(overflowing(), fs.Scope(fs.capsule(), run=run))
+    folder = file.find(run)
+    with np.load(folder / "batches.npz") as kept:
+        changed = {name: np.ones_like(kept[name]) for name in kept.files}
+    np.savez(folder / "batches.npz", **changed)
+    with keras.utils.custom_object_scope(CUSTOM):
+        assert main(["replay", str(run)]) == 1
+    assert capsys.readouterr().out.count("not reproduced") == 2
+
+
+def test_a_condition_that_never_holds_leaves_nothing(tmp_path: Path) -> None:
+    fit(overflowing(), fs.Scope(fs.capsule(), run=tmp_path / "run"), bad=None)
+    assert not (tmp_path / "run" / file.FOLDER).exists()
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(fs.FitscopeError, match="whole number of steps"):
+        fs.capsule(keep_weights=0)
+    with pytest.raises(fs.FitscopeError, match="expected a function"):
+        fs.capsule("loss > 3")  # type: ignore[arg-type]
+    with pytest.raises(fs.FitscopeError, match="run="):
+        fs.Scope(fs.capsule())
+    with pytest.raises(fs.FitscopeError, match="takes one"):
+        fs.Scope(fs.capsule(), fs.capsule(), run=tmp_path / "a")
+    with pytest.raises(fs.FitscopeError, match="cannot be run"):
+        fs.Scope(fs.capsule(), fs.edit("**", fs.Noise(0.1)), run=tmp_path / "a")
