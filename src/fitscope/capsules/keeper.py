@@ -30,12 +30,16 @@ class Snapshot:
         step: the first step that started from them.
         epoch: its epoch.
         values: still on the device, in the order of `State.variables`.
+        variables: what they are of.
+        settings: how the model is run.
         batches: `(step, data)` of the steps since, added on the drain thread.
     """
 
     step: int
     epoch: int
     values: Sequence[Any]
+    variables: Sequence[dict[str, Any]]
+    settings: dict[str, Any]
     batches: list[tuple[int, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -108,7 +112,9 @@ class Keeper:
         same_epoch = last is not None and last.epoch == epoch
         if same_epoch and 0 <= step - last.step < self._capsule.keep_weights:
             return
-        if self._state is None:
+        if self._state is None or not self._settings["optimizer_built"]:
+            # On TensorFlow the first step itself may build the optimizer.
+            self._settings = {**self._settings, "optimizer_built": bool(model.optimizer.built)}
             self._state = State(model)
             count = len(self._state.model_variables)
             self._variables = [
@@ -121,7 +127,9 @@ class Keeper:
                 }
                 for i, v in enumerate(self._state.variables)
             ]
-        self.newest = Snapshot(step, epoch, self._state.copies(args))
+        self.newest = Snapshot(
+            step, epoch, self._state.copies(args), self._variables, self._settings
+        )
 
     # On the drain thread.
 
@@ -146,12 +154,12 @@ class Keeper:
                 "sparse tensors do not leave a step), so it writes nothing."
             )
         settings = {
-            **self._settings,
+            **snapshot.settings,
             "step": step.step,
             "epoch": step.epoch,
             "first_step": snapshot.step,
             "reason": reason,
-            "variables": self._variables,
+            "variables": snapshot.variables,
         }
         state = [to_host(value) for value in snapshot.values]
         return file.write(self._run, file.Contents(settings, self._model, state, batches))

@@ -16,7 +16,7 @@ from fitscope.engine import keras_internals
 from fitscope.engine.operations import Operation, Operations
 from fitscope.engine.state import State
 from fitscope.errors import FitscopeError, UnsupportedError
-from fitscope.rules.execution import LOSS, Origin
+from fitscope.rules.execution import LOSS, Edges, Origin
 from fitscope.scope.capsule import condition_of
 from fitscope.scope.instructions import watch
 from fitscope.scope.scope import Scope
@@ -33,6 +33,7 @@ class Outcome:
         how: `COMPILED` or `EAGER`.
         reason: why the condition holds, as in the training; None where it does not.
         origin: the first tensor that was not finite, if any.
+        unseen: layers just before it that could not be seen, and may have been first.
         operation: the Keras operation that made it so; only of `EAGER`, only where there is one.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     reason: str | None
     origin: Origin | None
     operation: Operation | None = None
+    unseen: tuple[str, ...] = ()
 
     @property
     def reproduced(self) -> bool:
@@ -101,6 +103,9 @@ def _restore(model: Any, contents: Contents) -> None:
     variables, kept = State(model).variables, contents.settings["variables"]
     found = [(list(v.shape), str(v.dtype), bool(v.trainable)) for v in variables]
     wanted = [(k["shape"], k["dtype"], k["trainable"]) for k in kept]
+    if not contents.settings["optimizer_built"]:
+        # Before its first step an optimizer that was not built has what building it gives.
+        variables, found = variables[: len(wanted)], found[: len(wanted)]
     if found != wanted:
         pairs = zip(found, wanted, strict=False)
         place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(wanted)))
@@ -155,7 +160,16 @@ def _run(contents: Contents, custom_objects: Mapping[str, Any], *, eagerly: bool
     if found is not None:
         operation = next((o for o in operations.made_bad if _is_within(o, found)), None)
     reason = condition(step)
-    return Outcome(how, str(reason) if reason else None, found, operation)
+    return Outcome(how, str(reason) if reason else None, found, operation, _unseen(scope, found))
+
+
+def _unseen(scope: Scope, found: Origin | None) -> tuple[str, ...]:
+    """Layers before the first bad one whose outputs are out of sight, as where they are fused."""
+    if found is None or "forward" not in found.direction:
+        return ()
+    edges = Edges(scope.run.graph.get("edges", ()))
+    hidden = {u.site.partition("#")[0].partition("[")[0] for u in scope.unseen}
+    return tuple(path for path in edges.sources(found.layer) if path in hidden)
 
 
 def _given(batches: Any) -> Iterator[Any]:

@@ -128,6 +128,8 @@ def _lines(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) -> l
             lines.append(f"  {each.reason}")
         if each.origin is not None and str(each.origin) != each.reason:
             lines.append(f"  not finite first: {each.origin}")
+        if each.unseen:
+            lines.append(f"  could not be seen, and may have been first: {', '.join(each.unseen)}")
         if each is not outcomes[0] and each.origin is not None:
             lines.append(f"  operation: {each.operation or _no_operation(each)}")
     return lines
@@ -152,6 +154,7 @@ def _to_json(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) ->
                 "site": None if o.origin is None else o.origin.site,
                 "layer": None if o.origin is None else o.origin.layer,
                 "direction": None if o.origin is None else o.origin.direction,
+                "unseen": list(o.unseen),
                 "operation": None if o.operation is None else o.operation.name,
                 "operation_layer": None if o.operation is None else o.operation.layer,
             }
