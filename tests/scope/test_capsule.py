@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from keras import layers, ops
@@ -36,7 +37,7 @@ class LogOfZero(layers.Layer):
     """log of what relu made zero."""
 
     def call(self, x: Any) -> Any:
-        return ops.log(ops.relu(x) + 0.0)
+        return ops.log(ops.relu(x))
 
 
 CUSTOM = {"Overflow": Overflow, "LogOfZero": LogOfZero}
@@ -75,7 +76,7 @@ def fit(model: Any, *callbacks: Any, steps: int = N // BATCH + 1, **given: Any) 
     )
 
 
-def values(model: Any) -> list[np.ndarray]:
+def values(model: Any) -> list[Any]:
     return [keras.ops.convert_to_numpy(v) for v in State(model).variables]
 
 
@@ -86,12 +87,11 @@ def same(one: Any, two: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[float]]:
-    """A run with a capsule, the model that was trained, and its losses."""
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a capsule."""
     run = tmp_path_factory.mktemp("kept") / "run"
-    model = overflowing()
-    history = fit(model, fs.Scope(fs.capsule(), run=run))
-    return run, model, history.history["loss"]
+    fit(overflowing(), fs.Scope(fs.capsule(), run=run))
+    return run
 
 
 def check_contents(contents: file.Contents, first: int) -> None:
@@ -119,8 +119,8 @@ def check_replay(folder: Path) -> None:
     assert (made.name, made.layer, made.bad) == ("exp", "exp", 4)
 
 
-def test_what_is_kept_is_from_before_the_step(kept: tuple[Path, Any, list[float]]) -> None:
-    folder = file.find(kept[0])
+def test_what_is_kept_is_from_before_the_step(kept: Path) -> None:
+    folder = file.find(kept)
     check_contents(file.read(folder), BAD)
     check_replay(folder)
 
@@ -133,22 +133,24 @@ def test_batches_since_an_earlier_copy_of_the_weights(tmp_path: Path) -> None:
     check_replay(folder)
 
 
-def test_the_training_is_bit_identical_and_goes_on(kept: tuple[Path, Any, list[float]]) -> None:
-    plain = overflowing()
-    history = fit(plain)
-    same(values(plain), values(kept[1]))
-    np.testing.assert_array_equal(history.history["loss"], kept[2])
+def test_the_step_again_makes_the_same_weights(tmp_path: Path) -> None:
+    """A limit that a finite step passes: its update, dropout included, comes out bit for bit.
 
-
-def test_replay_of_the_next_weights_is_that_of_the_training(tmp_path: Path) -> None:
-    """A limit that a finite step passes: the replayed update, dropout included, is the same."""
-    plain = overflowing()
-    fit(plain, steps=BAD + 1, value=5.0)
+    And the training with the capsule is that without.
+    """
+    plain, watched = overflowing(), overflowing()
+    one = fit(plain, value=5.0)
     limit = fs.above("exp", "max", 50.0)
-    fit(overflowing(), fs.Scope(fs.capsule(limit), run=tmp_path / "run"), value=5.0)
+    two = fit(watched, fs.Scope(fs.capsule(limit), run=tmp_path / "run"), value=5.0)
+    same(values(plain), values(watched))
+    assert one.history["loss"] == two.history["loss"]
+    assert np.isfinite(one.history["loss"]).all()
+
     folder = file.find(tmp_path / "run")
     contents = file.read(folder)
     assert contents.settings["step"] == BAD
+    plain = overflowing()
+    fit(plain, steps=BAD + 1, value=5.0)
     again = rebuild(contents, CUSTOM)
     again.fit(*contents.batches[0][:2], batch_size=BATCH, shuffle=False, verbose="0")
     same(values(plain), values(again))
@@ -170,10 +172,8 @@ def test_log_of_zero_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
         told = json.loads(capsys.readouterr().out)
         compiled, eager = told["outcomes"]
         # TensorFlow without XLA fuses the layer away, and says so.
-        assert compiled["layer"] == "log" or (BACKEND, compiled["unseen"]) == (
-            "tensorflow",
-            ["log"],
-        )
+        hidden = compiled["unseen"] if BACKEND == "tensorflow" else []
+        assert "log" in (compiled["layer"], *hidden)
         assert eager["layer"] == "log"
         assert eager["operation"] == "log"
         assert main(["replay", str(run)]) == 0
@@ -181,12 +181,12 @@ def test_log_of_zero_with_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_command_says_what_is_missing(
-    kept: tuple[Path, Any, list[float]],
+    kept: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = kept[0]
+    run = kept
     assert main(["replay", str(run)]) == 2
     assert "--custom MODULE:NAME" in capsys.readouterr().err
     other = "torch" if BACKEND == "jax" else "jax"
@@ -198,16 +198,51 @@ def test_the_command_says_what_is_missing(
 
 
 def test_a_step_that_does_not_fail_again(
-    kept: tuple[Path, Any, list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "capsule"
-    shutil.copytree(file.find(kept[0]), folder)
-    with np.load(folder / "batches.npz") as file_kept:
-        changed = {name: np.ones_like(file_kept[name]) for name in file_kept.files}
+    shutil.copytree(file.find(kept), folder)
+    with np.load(folder / "batches.npz") as batches:
+        changed = {name: np.ones_like(batches[name]) for name in batches.files}
     np.savez(folder / "batches.npz", **changed)
     with keras.utils.custom_object_scope(CUSTOM):
         assert main(["replay", str(folder)]) == 1
     assert capsys.readouterr().out.count("not reproduced") == 2
+
+
+def test_the_first_step_of_all(tmp_path: Path) -> None:
+    """On TensorFlow that step itself builds the optimizer."""
+    model = overflowing()
+    fit(model, fs.Scope(fs.capsule(), run=tmp_path / "run"), steps=1, bad=0)
+    fresh = overflowing()
+    fresh.optimizer.build(fresh.trainable_variables)
+    again = rebuild(file.read(file.find(tmp_path / "run")), CUSTOM)
+    same(values(fresh), values(again))
+
+
+def test_a_model_that_cannot_be_kept_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = overflowing()
+    model.second = keras.optimizers.SGD()
+    fit(model, fs.Scope(fs.capsule(), run=tmp_path / "run"), steps=2)
+    assert "it has 2 optimizers" in capsys.readouterr().err
+    assert not (tmp_path / "run" / file.FOLDER).exists()
+
+
+def test_arrays_and_structures_come_back(tmp_path: Path) -> None:
+    half = np.arange(3, dtype=np.float32).astype(ml_dtypes.bfloat16)
+    batch = ({"a": [np.eye(2), None], "b": (half,)}, np.int64(3))
+    contents = file.Contents({"step": 7}, {}, [half, np.zeros((0, 2), "uint32")], [batch])
+    found = file.read(file.write(tmp_path, contents))
+    (x, y), state = found.batches[0], found.state
+    assert x["a"][1] is None
+    assert isinstance(x["b"], tuple)
+    same([x["a"][0], x["b"][0], y], [np.eye(2), half, np.int64(3)])
+    same(state, contents.state)
+    assert [a.dtype for a in (x["b"][0], *state)] == [half.dtype, half.dtype, np.dtype("uint32")]
+    with pytest.raises(fs.FitscopeError, match="strings or Python objects"):
+        file.write(tmp_path, file.Contents({"step": 8}, {}, [], [np.array(["a", None], object)]))
 
 
 def test_a_condition_that_never_holds_leaves_nothing(tmp_path: Path) -> None:
@@ -225,4 +260,8 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(fs.FitscopeError, match="takes one"):
         fs.Scope(fs.capsule(), fs.capsule(), run=tmp_path / "a")
     with pytest.raises(fs.FitscopeError, match="cannot be run"):
-        fs.Scope(fs.capsule(), fs.edit("**", fs.Noise(0.1)), run=tmp_path / "a")
+        fs.Scope(
+            fs.capsule(),
+            fs.edit("**", fs.Noise(0.1)),  # type: ignore[arg-type]
+            run=tmp_path / "a",
+        )

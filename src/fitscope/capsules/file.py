@@ -60,11 +60,11 @@ def write(run: Path, contents: Contents) -> Path:
     settings = {"version": VERSION, **contents.settings, "batches": trees, "dtypes": dtypes}
     folder = run / FOLDER / f"step-{contents.settings['step']:06}"
     partial = folder.with_name(f"{folder.name}.tmp")
+    natives = [(_STATE, _natives(state)), (_BATCHES, _natives(arrays))]
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, held in ((_STATE, state), (_BATCHES, arrays)):
+    for name, native in natives:
         with (partial / name).open("wb") as file:
-            native: dict[str, Any] = {key: _native(a) for key, a in held.items()}
             np.savez(file, **native)
     (partial / _MODEL).write_text(json.dumps(contents.model), encoding="utf-8")
     (partial / _SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
@@ -133,6 +133,10 @@ def _read_arrays(path: Path, dtypes: Mapping[str, str]) -> dict[str, Array]:
 def _is_foreign(array: Array) -> bool:
     """Whether NumPy's own files do not know the dtype: bfloat16 and its kin."""
     return array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8"))
+
+
+def _natives(arrays: Mapping[str, Array]) -> dict[str, Any]:
+    return {name: _native(array) for name, array in arrays.items()}
 
 
 def _native(array: Array) -> Array:

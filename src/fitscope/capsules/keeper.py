@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import keras
 from fitscope.capsules import file
 from fitscope.engine import keras_internals
 from fitscope.engine.layout import to_host
-from fitscope.engine.leaves import leaves, map_leaves
+from fitscope.engine.leaves import map_leaves
+from fitscope.engine.optimizers import optimizers_of
 from fitscope.engine.state import State
 from fitscope.errors import FitscopeError
 from fitscope.scope.capsule import Capsule, condition_config
@@ -81,13 +82,9 @@ class Keeper:
                 f"({type(error).__name__}: {error}). Give its layers a get_config, as model.save "
                 "needs it."
             ) from error
-        others = [
-            name
-            for name, value in vars(model).items()
-            if isinstance(value, keras.optimizers.Optimizer) and value is not model.optimizer
-        ]
-        if others or model.optimizer is None or not self._model.get("compile_config"):
-            several = f"has optimizers of its own ({', '.join(others)})" if others else ""
+        optimizers = optimizers_of(model)
+        if len(optimizers) != 1 or not self._model.get("compile_config"):
+            several = f"has {len(optimizers)} optimizers" if len(optimizers) != 1 else ""
             raise FitscopeError(
                 f"fs.capsule keeps nothing of the model {model.name!r}: it "
                 f"{several or 'was not compiled in a way that Keras can write down'}. Models with "
@@ -104,14 +101,12 @@ class Keeper:
 
     def before(self, model: Any, step: int, epoch: int, args: Any) -> None:
         """Called before an execution with what it is about to be called with."""
-        if self.is_done:
-            self.newest = None
-            return
         last = self.newest
         # Between epochs, callbacks may change weights or the learning rate.
-        same_epoch = last is not None and last.epoch == epoch
-        if same_epoch and 0 <= step - last.step < self._capsule.keep_weights:
-            return
+        if last is not None and last.epoch == epoch:
+            since = step - last.step
+            if 0 <= since < self._capsule.keep_weights:
+                return
         if self._state is None or not self._settings["optimizer_built"]:
             # On TensorFlow the first step itself may build the optimizer.
             self._settings = {**self._settings, "optimizer_built": bool(model.optimizer.built)}
@@ -147,12 +142,12 @@ class Keeper:
                 f"fs.capsule has not all batches from step {snapshot.step} to {step.step}, so it "
                 "writes nothing."
             )
-        batches = [map_leaves(lambda _, t: to_host(t), data) for _, data in snapshot.batches]
-        if not any(True for _ in leaves(batches[-1])):
+        if any(_lacks_input(data) for _, data in snapshot.batches):
             raise FitscopeError(
-                "fs.capsule keeps dense tensors and arrays, and the batch holds none (ragged and "
-                "sparse tensors do not leave a step), so it writes nothing."
+                "fs.capsule keeps dense tensors and arrays, and the batch has inputs that are none "
+                "(ragged and sparse tensors do not leave a step), so it writes nothing."
             )
+        batches = [map_leaves(lambda _, t: to_host(t), data) for _, data in snapshot.batches]
         settings = {
             **snapshot.settings,
             "step": step.step,
@@ -162,4 +157,18 @@ class Keeper:
             "variables": snapshot.variables,
         }
         state = [to_host(value) for value in snapshot.values]
+        self.newest = None
         return file.write(self._run, file.Contents(settings, self._model, state, batches))
+
+
+def _lacks_input(data: Any) -> bool:
+    """Whether something that the model is called on did not leave the step."""
+    return _has_none(data[0] if isinstance(data, (tuple, list)) and data else data)
+
+
+def _has_none(tree: Any) -> bool:
+    if isinstance(tree, Mapping):
+        return any(_has_none(part) for part in tree.values())
+    if isinstance(tree, (tuple, list)):
+        return any(_has_none(part) for part in tree)
+    return tree is None

@@ -18,9 +18,9 @@ from fitscope.engine.state import State
 from fitscope.errors import FitscopeError, UnsupportedError
 from fitscope.rules.execution import LOSS, Edges, Origin
 from fitscope.scope.capsule import condition_of
-from fitscope.scope.instructions import watch
+from fitscope.scope.instructions import Watch, watch
 from fitscope.scope.scope import Scope
-from fitscope.scope.stopping import NonFinite, StepStatistics, stop_on
+from fitscope.scope.stopping import Beyond, NonFinite, StepStatistics, stop_on
 
 COMPILED, EAGER = "as it was trained", "operation by operation"
 
@@ -138,10 +138,13 @@ def _run(contents: Contents, custom_objects: Mapping[str, Any], *, eagerly: bool
     model.jit_compile = settings["jit_compile"]
     model.run_eagerly = eagerly or settings["run_eagerly"]
     how = EAGER if eagerly else COMPILED
-    wanted = condition_of(settings["condition"])
-    condition = NonFinite("**") if wanted is None else wanted
-    look = _Look(getattr(condition, "select", "**") if isinstance(condition, NonFinite) else "**")
-    beside = [] if isinstance(condition, NonFinite) else [watch(condition.select, condition.of)]  # type: ignore[attr-defined]
+    condition = condition_of(settings["condition"]) or NonFinite("**")
+    look = _Look("**")
+    beside: list[Watch] = []
+    if isinstance(condition, NonFinite):
+        look = _Look(condition.select)
+    elif isinstance(condition, Beyond):
+        beside = [watch(condition.select, condition.of)]
     scope = Scope(stop_on(look), *beside, every=1)
     operations = Operations(model)
     with operations.installed() if eagerly else nullcontext():
@@ -152,13 +155,14 @@ def _run(contents: Contents, custom_objects: Mapping[str, Any], *, eagerly: bool
             verbose=0,  # type: ignore[arg-type]
             callbacks=[scope],
         )
-    if not look.seen:
+    if not look.seen or look.seen[-1].step != len(contents.batches) - 1:
         raise FitscopeError(f"the step could not be observed when it ran {how}.")
     step = look.seen[-1]
     found = look.origin(step)
     operation = None
     if found is not None:
-        operation = next((o for o in operations.made_bad if _is_within(o, found)), None)
+        made = [o for o in operations.made_bad if _is_within(o, found, model.name)]
+        operation = made[0] if made else None
     reason = condition(step)
     return Outcome(how, str(reason) if reason else None, found, operation, _unseen(scope, found))
 
@@ -181,10 +185,13 @@ def _given(batches: Any) -> Iterator[Any]:
         yield tuple(parts)
 
 
-def _is_within(operation: Operation, found: Origin) -> bool:
-    """Whether an operation is one of the layer in whose forward pass, or of the loss."""
+def _is_within(operation: Operation, found: Origin, model: str) -> bool:
+    """Whether an operation may have made what was not finite first: one of that layer's forward
+    pass, of the model's own (such as `x + y` in its graph), or of the loss.
+    """
     if found.layer == LOSS:
         return operation.layer is None
     if found.is_batch or "forward" not in found.direction or operation.layer is None:
         return False
-    return operation.layer == found.layer or operation.layer.startswith(f"{found.layer}/")
+    own = operation.layer == found.layer or operation.layer.startswith(f"{found.layer}/")
+    return own or operation.layer == model

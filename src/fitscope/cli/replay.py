@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fitscope.errors import FitscopeError
 if TYPE_CHECKING:
     from fitscope.capsules.replay import Outcome
     from fitscope.cli.arguments import Commands
+    from fitscope.engine.operations import Operation
 
 _EXAMPLE = """\
   fitscope replay runs/first
@@ -69,8 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
         from fitscope.capsules.replay import replay
 
         outcomes = replay(folder, custom)
-    except (FitscopeError, OSError) as error:
-        print(f"fitscope: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the model's own code runs; 1 means it ran through
+        if os.environ.get("FITSCOPE_DEBUG", "") not in ("", "0"):
+            traceback.print_exception(error)
+        known = isinstance(error, (FitscopeError, OSError))
+        kind = "" if known else f"the step could not be run again: {type(error).__name__}: "
+        print(f"fitscope: {kind}{error}", file=sys.stderr)
         return USAGE
     if arguments.json:
         print(json.dumps(_to_json(folder, settings, outcomes), indent=2))
@@ -131,11 +137,24 @@ def _lines(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) -> l
         if each.unseen:
             lines.append(f"  could not be seen, and may have been first: {', '.join(each.unseen)}")
         if each is not outcomes[0] and each.origin is not None:
-            lines.append(f"  operation: {each.operation or _no_operation(each)}")
+            told = _no_operation(each) if each.operation is None else _operation(each.operation)
+            lines.append(f"  operation: {told}")
     return lines
 
 
+def _operation(made: Operation) -> str:
+    from fitscope.terminal.numbers import compact, count
+
+    where = "outside the layers" if made.layer is None else f"in {made.layer}"
+    text = f"{made.name} {where} made {count(made.bad)} of {count(made.size)} values not finite"
+    if made.given is not None:
+        text += f", of values within {compact(made.given[0])} and {compact(made.given[1])}"
+    return text
+
+
 def _no_operation(outcome: Outcome) -> str:
+    if outcome.origin is not None and outcome.origin.is_batch:
+        return "none; the batch was bad before the model saw it"
     if outcome.origin is not None and "forward" in outcome.origin.direction:
         return "none of keras.ops; an operator such as x / y, or a function of the backend"
     return "not known; operations are looked at in the forward pass and the loss"

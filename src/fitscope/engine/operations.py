@@ -14,7 +14,6 @@ from fitscope.engine import keras_internals
 from fitscope.engine.entry import entries
 from fitscope.engine.layout import to_host
 from fitscope.engine.leaves import leaves
-from fitscope.terminal.numbers import compact, count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +34,6 @@ class Operation:
     bad: int
     size: int
     given: tuple[float, float] | None
-
-    def __str__(self) -> str:
-        where = "outside the layers" if self.layer is None else f"in {self.layer}"
-        text = f"{self.name} {where} made {count(self.bad)} of {count(self.size)} values not finite"
-        if self.given is not None:
-            text += f", of values within {compact(self.given[0])} and {compact(self.given[1])}"
-        return text
 
 
 class Operations:

@@ -268,15 +268,17 @@ class Session:
 
     def _guard_keeper(self, function: Callable[..., Any], *args: Any) -> None:
         """What a capsule cannot keep is told once, and the training goes on."""
-        if self.keeper is None or self.keeper.is_done:
+        if self.keeper is None:
+            return
+        if self.keeper.is_done:
+            self.keeper.newest = None
             return
         try:
             function(*args)
         except Exception as error:
             self.keeper.is_done, self.keeper.newest = True, None
-            told = (
-                str(error) if isinstance(error, FitscopeError) else traceback.format_exc(limit=-6)
-            )
+            known = isinstance(error, FitscopeError)
+            told = str(error) if known else traceback.format_exc(limit=-6)
             tell(f"fitscope keeps no capsule; training goes on. {told}")
 
     def _with_first_batch(self, args: Any) -> Any:
@@ -309,6 +311,8 @@ class Session:
         if self._trained and self._plan is None and self.broken is None:
             self.writer.add_unseen([_not_built(self.model.name)])
         self.drain.stop()
+        if self.keeper is not None:
+            self.keeper.newest = None
 
     def cost(self) -> dict[str, float]:
         """How much was observed and what it cost; see `Scope.cost`."""
