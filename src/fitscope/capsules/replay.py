@@ -186,8 +186,10 @@ def _given(batches: Any) -> Iterator[Any]:
 
 
 def _is_within(operation: Operation, found: Origin, model: str) -> bool:
-    """Whether an operation may have made what was not finite first: one of that layer's forward
-    pass, of the model's own (such as `x + y` in its graph), or of the loss.
+    """Whether an operation may have made what was not finite first.
+
+    It is one of that layer's forward pass, of the model's own (`x + y` in its graph), or of the
+    loss.
     """
     if found.layer == LOSS:
         return operation.layer is None
