@@ -58,7 +58,7 @@ def model_of(*inner: Any, jit: bool = BACKEND == "jax") -> Any:
         name="net",
     )
     adam = keras.optimizers.Adam(0.01)
-    model.compile(adam, "mse", jit_compile=jit and BACKEND != "torch")
+    model.compile(adam, "mse", jit_compile=jit and BACKEND != "torch")  # type: ignore[arg-type]
     return model
 
 
