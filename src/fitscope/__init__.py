@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from fitscope.rules.rule import rule as rule
     from fitscope.run.reader import Run as Run
     from fitscope.run.reader import open_run as open_run
+    from fitscope.scope.capsule import Capsule as Capsule
+    from fitscope.scope.capsule import capsule as capsule
     from fitscope.scope.editing import edit as edit
     from fitscope.scope.editing import objective as objective
     from fitscope.scope.instructions import Watch as Watch
@@ -113,6 +115,7 @@ _HOMES = {
     "Sign": "fitscope.rules.rule",
     "Finding": "fitscope.rules.finding",
     "Event": "fitscope.values.stream",
+    "Capsule": "fitscope.scope.capsule",
     "Extractor": "fitscope.values.extractor",
     "Record": "fitscope.values.record",
     "Run": "fitscope.run.reader",
@@ -121,6 +124,7 @@ _HOMES = {
     "Stop": "fitscope.values.stream",
     "Stream": "fitscope.values.stream",
     "Watch": "fitscope.scope.instructions",
+    "capsule": "fitscope.scope.capsule",
     "capture": "fitscope.values.capture",
     "clone_with_taps": "fitscope.values.clone",
     "extractor": "fitscope.values.extractor",
@@ -148,6 +152,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BATCH",
     "Batch",
+    "Capsule",
     "Clip",
     "ClipGradient",
     "Edit",
@@ -184,6 +189,7 @@ __all__ = [
     "__version__",
     "above",
     "below",
+    "capsule",
     "capture",
     "clone_with_taps",
     "edit",

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from fitscope._version import __version__
-from fitscope.cli import demo, doctor, run, show, sites, ui
+from fitscope.cli import demo, doctor, replay, run, show, sites, ui
 from fitscope.cli.exit_codes import INTERRUPTED, OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
 
@@ -23,6 +23,7 @@ examples:
   fitscope demo                   watch a small network train, then see what was found
   fitscope show runs/first        the summary table of a run
   fitscope doctor train.py        what is wrong with a training
+  fitscope replay runs/first      a failing step that fs.capsule kept, once more
   fitscope sites model.keras      where a saved model can be watched
   fitscope run train.py           an unmodified script, every fit in it watched
   fitscope ui                     the runs in runs/, in the browser
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fitscope {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for command in (demo, run, show, doctor, sites, ui):
+    for command in (demo, run, show, doctor, replay, sites, ui):
         command.add_parser(commands)
     return parser
 

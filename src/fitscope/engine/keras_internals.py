@@ -33,6 +33,7 @@ __all__ = [
     "arrays_of",
     "asked_metrics",
     "backend_name",
+    "backend_operations",
     "batch_size",
     "carry_mask",
     "check",
@@ -195,6 +196,19 @@ def planned_steps(epoch_iterator: Any) -> int | None:
 def batch_size(epoch_iterator: Any) -> int | None:
     """Rows of a batch of arrays; None for data that come in batches."""
     return getattr(getattr(epoch_iterator, "data_adapter", None), "_batch_size", None)
+
+
+def backend_operations() -> list[tuple[Any, str, Callable[..., Any]]]:
+    """What `keras.ops` calls on tensors that hold values: module, name and function of each."""
+    found: list[tuple[Any, str, Callable[..., Any]]] = []
+    for module in (keras_backend.numpy, keras_backend.nn, keras_backend.math, keras_backend.linalg):
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", None) == module.__name__
+            if own and not name.startswith("_") and inspect.isroutine(value):
+                found.append((module, name, value))
+    core: Any = keras_backend.core
+    found.append((core, "cast", core.cast))  # to float16, it may overflow
+    return found
 
 
 def current_stateless_scope() -> Any | None:

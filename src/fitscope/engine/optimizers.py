@@ -144,6 +144,19 @@ def loss_scale(model: Any, values: Any = None) -> Any | None:
         return optimizer.scale_loss(keras.ops.ones(()))
 
 
+def optimizers_of(model: Any) -> list[Any]:
+    """The optimizers that a model's step may use.
+
+    Those among its attributes and, where the step is the model's own, of the models inside.
+    """
+    holders, places = [model], [model]
+    while keras_internals.has_own_step(model) and places:
+        places = [inner for place in places for inner in keras_internals.sublayers(place)]
+        holders += places
+    values = [value for holder in holders for value in vars(holder).values()]
+    return list(_optimizers(values))
+
+
 def _scales(optimizer: Any) -> bool:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return True

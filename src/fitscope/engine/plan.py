@@ -87,12 +87,16 @@ class Plan:
         model: a built Keras model.
         wants: the instructions; a tensor is measured when any of them matches it.
         batch: whether the prediction of the step, and what its loss was computed of, are wanted.
+        data: whether what the step was given is wanted.
     """
 
-    def __init__(self, model: Any, wants: Sequence[Want], *, batch: bool = False) -> None:
+    def __init__(
+        self, model: Any, wants: Sequence[Want], *, batch: bool = False, data: bool = False
+    ) -> None:
         self.model = model
         self.wants = tuple(wants)
         self.batch = batch
+        self.data = data
         self.entries = entries(model)
         self.ports = frozenset().union(*(want.ports for want in self.wants))
         self._by_target = {id(entry.target): entry for entry in self.entries}
@@ -125,7 +129,7 @@ class Plan:
     @property
     def keeps(self) -> bool:
         """Whether tensors, or what the step was given, leave it."""
-        return self.batch or any(want.rows is not None for want in self.wants)
+        return self.batch or self.data or any(want.rows is not None for want in self.wants)
 
     def may_match(
         self, entry: Entry, *, weights: bool = False, ports: Iterable[str] | None = None

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from fitscope.capsules.keeper import Keeper, Snapshot
 from fitscope.engine.layout import Kept, Layout, Row, to_host
+from fitscope.errors import FitscopeError
 from fitscope.rules.execution import FIRST, Edges
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
+from fitscope.scope.capsule import Capsule
 from fitscope.scope.stopping import StepStatistics, StopOn
 from fitscope.scope.tell import tell
 from fitscope.select.site import Site
@@ -32,6 +35,9 @@ _BEAT, _STOP = object(), object()
 
 LIMIT = 256
 """Observed steps that may wait; when the thread falls behind further, the oldest are dropped."""
+
+CAPSULE_LIMIT = 4
+"""Steps kept for a capsule that may wait: each may hold a copy of all variables."""
 
 STREAM_LIMIT = 64
 """Steps with values for streams that may wait; the training waits for the rest."""
@@ -59,6 +65,8 @@ class Pending:
     """Bytes of values that wait to be recorded."""
     absent: Collection[str] = ()
     """Paths of sites that have no value in this step, whatever the row says."""
+    snapshot: Snapshot | None = None
+    """From which its variables can be had again, for a capsule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Drain:
         writer: where the records go.
         stop_training: called when a stream asks for it.
         model: gives the model while it lives, whose losses tell that of each sample.
+        keeper: writes the capsule.
     """
 
     def __init__(
@@ -93,6 +102,7 @@ class Drain:
         writer: RunWriter,
         stop_training: Callable[[], None] = lambda: None,
         model: Callable[[], Any] = lambda: None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.writer = writer
         self.dropped = 0
@@ -105,6 +115,8 @@ class Drain:
         self._sites: dict[str, Site] = {}
         self._indices: dict[int, tuple[Layout, list[int]]] = {}
         self._stop_training = stop_training
+        self._keeper = keeper
+        self._capsule_room = threading.Semaphore(CAPSULE_LIMIT)
         self._room = threading.Semaphore(STREAM_LIMIT)
         self._held: dict[int, tuple[Stream, Event]] = {}
         """By stream, the newest event of a pass whose last one is wanted."""
@@ -136,12 +148,16 @@ class Drain:
             self._thread.start()
 
     def put(self, pending: Pending) -> None:
-        if pending.streams:
-            while not self._room.acquire(timeout=IDLE_SECONDS):
+        for wanted, room in (
+            (pending.streams, self._room),
+            (pending.snapshot is not None, self._capsule_room),
+        ):
+            while wanted and not room.acquire(timeout=IDLE_SECONDS):
                 self.start()  # the thread may have ended by itself
-        elif self._queue.qsize() >= LIMIT:
+        waits = bool(pending.streams) or pending.snapshot is not None
+        if not waits and self._queue.qsize() >= LIMIT:
             self._drop_oldest()
-        if pending.records and not pending.streams:
+        if pending.records and not pending.streams and pending.snapshot is None:
             pending.nbytes = pending.row.kept_bytes
             with self._lock:
                 self._value_bytes += pending.nbytes
@@ -152,7 +168,7 @@ class Drain:
     def _drop_oldest(self) -> None:
         with self._queue.mutex:
             for place, work in enumerate(self._queue.queue):
-                if isinstance(work, Pending) and not work.streams:
+                if isinstance(work, Pending) and not work.streams and work.snapshot is None:
                     del self._queue.queue[place]
                     self.dropped += 1
                     self._give_up_values(work)
@@ -244,6 +260,8 @@ class Drain:
                 self._settle(work)
                 if work.streams:
                     self._room.release()
+                if work.snapshot is not None:
+                    self._capsule_room.release()
 
     def _guarded(self, function: Callable[..., None], *args: Any) -> None:
         """Nothing that goes wrong here may reach the training; it is told once."""
@@ -258,6 +276,8 @@ class Drain:
                 )
 
     def _record(self, pending: Pending) -> None:
+        if pending.snapshot is not None and pending.row.kept is not None:
+            pending.snapshot.batches.append((pending.step, pending.row.kept.data))
         reading = pending.row.read()
         layout = reading.layout
         indices = np.asarray(self._site_indices(layout), np.int64)
@@ -292,7 +312,7 @@ class Drain:
             for index, name, value in record.extra:
                 extra.setdefault(places[int(index)].name, {})[name] = value
             self._look(
-                pending.stops,
+                pending,
                 StepStatistics(
                     pending.step,
                     pending.epoch,
@@ -304,9 +324,9 @@ class Drain:
                 ),
             )
 
-    def _look(self, stops: Sequence[StopOn], step: StepStatistics) -> None:
-        """End the training when a condition holds; what a condition raises is told once."""
-        for stop in stops:
+    def _look(self, pending: Pending, step: StepStatistics) -> None:
+        """Do what is to be done when a condition holds; what one raises is told once."""
+        for stop in pending.stops:
             if id(stop) in self._stopped:
                 continue
             try:
@@ -314,12 +334,17 @@ class Drain:
             except Exception:
                 self._complain(
                     stop,
-                    f"The condition of fs.stop_on failed at {step.phase} step {step.step}; "
-                    "training goes on, and it is looked at again. The first cause was:\n",
+                    f"The condition of fs.{stop.describe()['kind']} failed at {step.phase} step "
+                    f"{step.step}; training goes on, and it is looked at again. The first cause "
+                    "was:\n",
                 )
                 continue
-            if reason is not None:
-                self._stopped.add(id(stop))
+            if reason is None:
+                continue
+            self._stopped.add(id(stop))
+            if isinstance(stop, Capsule):
+                self._keep(pending, step, reason)
+            else:
                 self._stop_training()
                 self.writer.add_history(
                     {
@@ -333,6 +358,31 @@ class Drain:
                 tell(
                     f"fitscope ends the training because of {step.phase} step {step.step}: {reason}"
                 )
+
+    def _keep(self, pending: Pending, step: StepStatistics, reason: str) -> None:
+        """Write the capsule."""
+        if self._keeper is None or pending.snapshot is None:
+            return
+        try:
+            folder = self._keeper.write(pending.snapshot, step, reason)
+        except Exception as error:
+            known = isinstance(error, (FitscopeError, OSError))
+            told = str(error) if known else traceback.format_exc(limit=-6)
+            tell(f"fitscope could not keep {step.phase} step {step.step} in a capsule: {told}")
+            return
+        self.writer.add_history(
+            {
+                "event": "capsule",
+                "phase": step.phase,
+                "step": step.step,
+                "epoch": step.epoch,
+                "reason": reason,
+            }
+        )
+        tell(
+            f"fitscope keeps {step.phase} step {step.step} in {folder}: {reason} "
+            f"`fitscope replay {folder.parent.parent}` runs it again."
+        )
 
     def put_logs(self, logs: Logs) -> None:
         """Keep the loss and metrics of a step."""

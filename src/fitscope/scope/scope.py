@@ -22,6 +22,7 @@ from fitscope.rules.finding import Findings
 from fitscope.rules.registry import RULES, findings
 from fitscope.rules.settings import choose
 from fitscope.run.writer import RunWriter
+from fitscope.scope.capsule import Capsule
 from fitscope.scope.conclusion import Conclusion, say, warn_before
 from fitscope.scope.drain import scalars
 from fitscope.scope.editing import Change, EditInstruction, Objective, named
@@ -97,6 +98,7 @@ class Scope(keras.callbacks.Callback):
         self._schedule = _schedule(budget, every)
         self._config = {"budget": budget, "every": every}
         self._path = None if run is None else Path(run)
+        _check_capsules(self._instructions, changes, self._path)
         if self._path is not None:
             _check_free(self._path)
         self.runs: list[Run] = []
@@ -379,6 +381,8 @@ class Scope(keras.callbacks.Callback):
             self._close()
             self._session = self._open(model)
         self._session.restart_pass(phase)
+        if phase == "train":
+            self._session.prepare()
         if self._session.editor is not None:
             self._session.editor.check()
         self._session.drain.start()
@@ -494,6 +498,27 @@ def _check_free(path: Path) -> None:
         )
 
 
+def _check_capsules(
+    instructions: tuple[Instruction, ...], changes: list[Change], path: Path | None
+) -> None:
+    count = sum(isinstance(i, Capsule) for i in instructions)
+    if count > 1:
+        raise FitscopeError(
+            f"Scope(...): {count} times fs.capsule, and a scope takes one. Give it a function that "
+            "joins the conditions."
+        )
+    if count and path is None:
+        raise FitscopeError(
+            "Scope(fs.capsule(...)): a capsule is written into the run directory, and this scope "
+            'keeps its run in memory. Give it one: fs.Scope(fs.capsule(), run="runs/first").'
+        )
+    if count and changes:
+        raise FitscopeError(
+            "Scope(fs.capsule(...), ...): steps that fs.edit or fs.objective change cannot be run "
+            "again from a capsule. Leave one of them out."
+        )
+
+
 def _checked_ui(ui: Any, path: Path | None) -> bool:
     if not isinstance(ui, bool):
         raise FitscopeError(f"Scope(ui={ui!r}): expected True or False.")
@@ -511,7 +536,7 @@ def _checked(instructions: tuple[Any, ...]) -> tuple[tuple[Instruction, ...], li
         if not isinstance(instruction, (EditInstruction, Objective, Record, StopOn, Stream, Watch)):
             raise FitscopeError(
                 f"Scope({instruction!r}): expected instructions made by fs.watch(...), "
-                "fs.record(...), fs.stream(...), fs.stop_on(...), fs.edit(...) or "
+                "fs.record(...), fs.stream(...), fs.stop_on(...), fs.capsule(...), fs.edit(...) or "
                 "fs.objective(...), for example "
                 f"fs.Scope(fs.watch({instruction if isinstance(instruction, str) else '**'!r})). "
                 "The run directory and the other settings are given by name."

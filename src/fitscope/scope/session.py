@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fitscope.capsules.keeper import Keeper
 from fitscope.edits.when import Moment
 from fitscope.engine import keras_internals
 from fitscope.engine.build import Engine, build
@@ -26,6 +27,7 @@ from fitscope.errors import (
     UnsupportedError,
 )
 from fitscope.run.writer import RunWriter
+from fitscope.scope.capsule import Capsule
 from fitscope.scope.drain import Drain, Logs, Pending
 from fitscope.scope.editor import Editor
 from fitscope.scope.graph import describe_model
@@ -71,7 +73,10 @@ class Session:
         self.model = model
         self.editor = editor
         self.writer = writer
-        self.drain = Drain(writer, self._stop_training, weakref.ref(model))
+        capsules = [i for i in instructions if isinstance(i, Capsule)]
+        self.keeper = Keeper(capsules[0], writer.path) if capsules and writer.path else None
+        """What keeps a step for a capsule; None where none is asked for."""
+        self.drain = Drain(writer, self._stop_training, weakref.ref(model), self.keeper)
         self.broken: str | None = None
         self.steps = dict.fromkeys(ATTRIBUTES, 0)
         self.observed_steps = dict.fromkeys(ATTRIBUTES, 0)
@@ -190,7 +195,9 @@ class Session:
     def _due(self, phase: str, step: int) -> list[Record | StopOn | Stream]:
         """The instructions that want the values of a step."""
         place, length = step - self._base[phase], self.pass_steps[phase]
-        return [t for t in self._takers if t.is_due(phase, step, place, length)]
+        done = self.keeper is None or self.keeper.is_done
+        takers = [t for t in self._takers if not (done and isinstance(t, Capsule))]
+        return [t for t in takers if t.is_due(phase, step, place, length)]
 
     def end_of_pass(self, phase: str, known_steps: int | None, *, ran_out: bool = False) -> None:
         """An epoch or evaluation is over.
@@ -246,10 +253,36 @@ class Session:
             if self._first_batch is not None:
                 on_batch(self._first_batch)
                 self._first_batch = None
+        if phase == "train":
+            self._keep_state(args)
         outputs = function(*args)
         if phase == "train":
             self._keep_logs(outputs)
         return outputs
+
+    def prepare(self) -> None:
+        """Called before a training, while the variables hold their values."""
+        if self.keeper is not None and os.getpid() == self.pid:
+            self._guard_keeper(self.keeper.prepare, self.model)
+
+    def _keep_state(self, args: Any) -> None:
+        if self.keeper is not None:
+            self._guard_keeper(self.keeper.before, self.model, self._first, self.epoch, args)
+
+    def _guard_keeper(self, function: Callable[..., Any], *args: Any) -> None:
+        """What a capsule cannot keep is told once, and the training goes on."""
+        if self.keeper is None:
+            return
+        if self.keeper.is_done:
+            self.keeper.newest = None
+            return
+        try:
+            function(*args)
+        except Exception as error:
+            self.keeper.is_done, self.keeper.newest = True, None
+            known = isinstance(error, FitscopeError)
+            told = str(error) if known else traceback.format_exc(limit=-6)
+            tell(f"fitscope keeps no capsule; training goes on. {told}")
 
     def _with_first_batch(self, args: Any) -> Any:
         """Take the batch of this step out of the arguments, and give arguments that still hold it.
@@ -284,6 +317,8 @@ class Session:
             for phase, steps in self.steps.items():
                 self.editor.end_of_pass(phase, steps)
         self.drain.stop()
+        if self.keeper is not None:
+            self.keeper.newest = None
 
     def cost(self) -> dict[str, float]:
         """How much was observed and what it cost; see `Scope.cost`."""
@@ -370,12 +405,18 @@ class Session:
             streams = [t for t in takers if isinstance(t, Stream)]
             records = [t for t in takers if isinstance(t, Record)]
             stops = [t for t in takers if isinstance(t, StopOn)]
-            absent = frozenset()
+            absent: frozenset[str] = frozenset()
             if self._editing and self.editor is not None:
                 absent = self.editor.absent(step - self._decided)
+            snapshot = None
+            if self.keeper is not None and phase == "train" and not self.keeper.is_done:
+                snapshot = self.keeper.newest
             self.drain.put(
-                Pending(row, step, self.epoch, phase, streams, records, stops, absent=absent)
-            )
+                Pending(
+                    row, step, self.epoch, phase, streams, records, stops,
+                    absent=absent, snapshot=snapshot,
+                )
+            )  # fmt: skip
 
     def _stop_training(self) -> None:
         self.model.stop_training = True
@@ -430,7 +471,12 @@ def make_plan(model: Any, instructions: Sequence[Instruction], edits: Sequence[W
         for i in instructions
         if i.selector is not None
     ]  # fmt: skip
-    plan = Plan(model, [*wants, *edits], batch=any(i.batch for i in instructions))
+    plan = Plan(
+        model,
+        [*wants, *edits],
+        batch=any(i.batch for i in instructions),
+        data=any(isinstance(i, StopOn) and i.data for i in instructions),
+    )
     taps: list[Site] | None = None
     for each in instructions:
         if each.selector is None:

@@ -107,6 +107,8 @@ class StopOn:
     rows: slice | None = None
     measures: bool = True
     batch: bool = False
+    data: bool = False
+    """Whether what the step was given is wanted."""
 
     def is_due(self, phase: str, step: int, place: int, length: int | None) -> bool:
         """Whether a step is looked at: each one of the phases."""

@@ -1,0 +1,124 @@
+"""Keras' operations one by one, in a step that runs eagerly: which made what is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+
+from fitscope.engine import keras_internals
+from fitscope.engine.entry import entries
+from fitscope.engine.layout import to_host
+from fitscope.engine.leaves import leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An operation that was given finite numbers, and gave some that are not.
+
+    Attributes:
+        name: as in `keras.ops`.
+        layer: the path of the layer whose `call` it ran in; None outside of all layers, as in the
+            loss.
+        bad: how many elements of its result are not finite.
+        size: how many elements that has.
+        given: the range of what it was given; None where that was no floating-point number.
+    """
+
+    name: str
+    layer: str | None
+    bad: int
+    size: int
+    given: tuple[float, float] | None
+
+
+class Operations:
+    """Looks at every Keras operation of a model's forward pass, loss and update.
+
+    What operators of Python (`x / y`), functions of the backend and the backward pass do is not
+    among them.
+
+    Args:
+        model: a model whose step runs eagerly.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.made_bad: list[Operation] = []
+        """In the order of execution."""
+        self._paths = {id(entry.target): entry.path for entry in entries(model)}
+        self._depth = 0
+        self._value = _reader()
+
+    @contextlib.contextmanager
+    def installed(self) -> Generator[None]:
+        """Look, for the time of a block."""
+        placed = keras_internals.backend_operations()
+        for module, name, function in placed:
+            setattr(module, name, self._watched(name, function))
+        try:
+            yield
+        finally:
+            for module, name, function in placed:
+                setattr(module, name, function)
+
+    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._depth += 1
+            try:
+                outputs = function(*args, **kwargs)
+            finally:
+                self._depth -= 1
+            if not self._depth:  # an operation may be made of others
+                self._look(name, (args, kwargs), outputs)
+            return outputs
+
+        return watched
+
+    def _look(self, name: str, given: Any, outputs: Any) -> None:
+        results = self._floats(outputs)
+        bad = sum(int((~np.isfinite(x)).sum()) for x in results)
+        if not bad:
+            return
+        sources = [x for x in self._floats(given) if x.size]
+        if any(not np.isfinite(x).all() for x in sources):
+            return
+        span = None
+        if sources:
+            span = (
+                min(float(x.min()) for x in sources),
+                max(float(x.max()) for x in sources),
+            )
+        layer = keras_internals.current_layer()
+        path = None if layer is None else self._paths.get(id(layer), layer.name)
+        size = sum(x.size for x in results)
+        self.made_bad.append(Operation(name, path, bad, size, span))
+
+    def _floats(self, tree: Any) -> list[np.ndarray[Any, Any]]:
+        found = [self._value(value) for _, value in leaves(tree)]
+        return [x for x in found if x is not None]
+
+
+def _reader() -> Callable[[Any], np.ndarray[Any, Any] | None]:
+    """Reads a floating-point tensor; what is none, or has no value yet, gives None."""
+    stop: Callable[[Any], Any] = lambda x: x  # noqa: E731
+    if keras_internals.backend_name() == "jax":
+        import jax
+
+        stop = jax.lax.stop_gradient
+
+    def read(value: Any) -> np.ndarray[Any, Any] | None:
+        dtype = str(getattr(value, "dtype", type(value).__name__))
+        if "float" not in dtype:
+            return None
+        try:
+            array = to_host(stop(value)) if hasattr(value, "dtype") else np.asarray(value)
+            return array.astype(np.float64)
+        except Exception:
+            return None
+
+    return read
