@@ -27,7 +27,7 @@ OLDEST_KERAS := 3.8.0
 OLDEST_JAX := 0.5.0
 PER_BACKEND := tests/engine tests/scope tests/values tests/edits
 TENSORFLOW := nojit or test_truth or test_tensorflow or sequential or convolutions or custom_step
-TENSORFLOW_SCOPE := smoke conclusion planted_failures editing objective
+TENSORFLOW_SCOPE := smoke conclusion planted_failures capsule editing objective
 
 REQUIREMENTS := pyproject.toml requirements/constraints.txt hatch_build.py
 
