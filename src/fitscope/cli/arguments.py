@@ -75,6 +75,18 @@ def positive_int(text: str) -> int:
     return number
 
 
+def add_imports(parser: Any) -> None:
+    """`--import MODULE`, for models with custom layers."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module first that registers custom layers; runs its code; may be repeated",
+    )
+
+
 def add_json(parser: Any) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON, for other programs")

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitscope.cli.arguments import add_command, add_json
+from fitscope.cli.arguments import add_command, add_imports, add_json
 from fitscope.cli.backend import BackendError, choose_backend
 from fitscope.cli.exit_codes import OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
@@ -47,14 +47,7 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="a custom class or function of the model; imports its module; may be repeated",
     )
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="import a module first that registers custom layers; runs its code; may be repeated",
-    )
+    add_imports(parser)
     add_json(parser)
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from fitscope.cli.arguments import add_command, add_json
+from fitscope.cli.arguments import add_command, add_imports, add_json
 from fitscope.cli.backend import BACKENDS, choose_backend
 from fitscope.cli.exit_codes import OK
 
@@ -34,14 +34,7 @@ def add_parser(commands: Commands) -> None:
         choices=BACKENDS,
         help="what Keras runs on (default: KERAS_BACKEND, or the first that is installed)",
     )
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="import a module first that registers custom layers; runs its code; may be repeated",
-    )
+    add_imports(parser)
     add_json(parser)
 
 
