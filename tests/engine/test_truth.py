@@ -442,7 +442,7 @@ def test_non_finite_values_are_counted_apart(jit: bool) -> None:
 
 
 @pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
-@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e18, 1e30])
+@pytest.mark.parametrize("scale", [1e-33, 1e-30, 1e-20, 1e-12, 1e18, 1e30])
 def test_values_far_from_one(scale: float, jit: bool) -> None:
     keras.utils.set_random_seed(2)
     model = keras.Sequential(

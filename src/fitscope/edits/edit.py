@@ -39,6 +39,13 @@ class At:
     through_gradient: Callable[[Any, Callable[[Any], Any]], Any]
     tries_shapes: bool = False
     """Whether nothing is run, and the size of the batch is not that of the training."""
+    memory: Any = None
+    """What `Edit.remember` gave in this step, or in the last one of the training."""
+
+    @property
+    def place(self) -> str:
+        """The tensor's name, the same in every step."""
+        return f"{self.site.path}#{self.site.call or 0}:{self.port}{self.site.leaf}"
 
     def like(self, x: Any) -> Any:
         """The strength in the dtype of a tensor."""
@@ -50,7 +57,7 @@ class At:
         Args:
             own: the seed of the edit.
         """
-        place = f"{self.site.path}#{self.site.call or 0}:{self.port}{self.site.leaf}"
+        place = self.place
         mixed = zlib.crc32(f"{own}/{place}".encode()), zlib.crc32(f"{place}/{own}".encode())
         return _StepSeed(self.words, [word & 0x3FFFFFFF for word in mixed])
 
@@ -106,6 +113,16 @@ class Edit:
             at: where and when; `at.strength` says how much.
         """
         raise NotImplementedError
+
+    def memory_length(self, x: Any, at: At) -> int:
+        """How many float32 numbers the edit carries from step to step; they begin as zeros."""
+        del x, at
+        return 0
+
+    def remember(self, memory: Any, x: Any, at: At) -> Any:
+        """What it carries on from a training step in which it acts; `apply` finds it in `at`."""
+        del x, at
+        return memory
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal edit, in plain types."""

@@ -16,25 +16,73 @@ _register = keras.saving.register_keras_serializable(package="fitscope")
 
 @_register
 class Replace(Edit):
-    """Something constant in the place of the tensor; no gradient flows back through it.
+    """What says nothing of the sample in its place; no gradient flows back through it.
 
     Args:
         value: a number, or an array that can be spread over the tensor: for one sample, the mean
             of recorded ones for example, or for the whole batch.
+        running_mean: in place of a value, the decay, from 0 to below 1, of a moving average of each
+            unit's mean: that of the training steps so far in which the edit acted, this one
+            included. Steps in which a mean is not finite are left out of it. It goes on from epoch
+            to epoch; other phases than training take it as it is.
 
     Example:
-        `fs.edit("attn", fs.Replace(run.values("attn").at(200).array.mean(0)))`
+        `fs.edit("attn", fs.Replace(run.values("attn").at(200).array.mean(0)))`,
+        `fs.edit("attn", fs.Replace(running_mean=0.99))`
     """
 
-    def __init__(self, value: Any) -> None:
-        self.value = constant(value, "Replace(value)")
+    def __init__(self, value: Any = None, running_mean: float | None = None) -> None:
+        if (value is None) == (running_mean is None):
+            raise EditError("Replace(value=..., running_mean=...): give one of them.")
+        self.value = None if value is None else constant(value, "Replace(value)")
+        self.running_mean = None
+        if running_mean is not None:
+            self.running_mean = number(running_mean, "Replace(running_mean)", least=0)
+            if self.running_mean >= 1:
+                raise EditError(f"Replace(running_mean={running_mean!r}): expected less than 1.")
+
+    def memory_length(self, x: Any, at: At) -> int:
+        # The means of the units, and how much the steps so far weigh together in each.
+        return 0 if self.running_mean is None else 2 * self._units(x, at)
+
+    def remember(self, memory: Any, x: Any, at: At) -> Any:
+        means = self._means(x, at)
+        found: Any = ops.concatenate([means, ops.ones_like(means)])
+        finite = ops.isfinite(ops.concatenate([means, means]))
+        decay = self.running_mean or 0.0
+        mixed = memory * decay + found * (1 - decay)
+        return ops.where(finite, mixed, memory)
 
     def apply(self, x: Any, at: At) -> Any:
-        value = ops.broadcast_to(fitting(self.value, x, at, repr(self)), ops.shape(x))
-        return blend(x, value, at.strength)
+        if self.value is not None:
+            value = fitting(self.value, x, at, repr(self))
+        else:
+            units = self._units(x, at)
+            means, weights = at.memory[:units], at.memory[units:]
+            learned = means / ops.maximum(weights, 1e-30)
+            known = ops.where(weights > 0, learned, self._means(x, at))
+            shape = [1] * len(x.shape)
+            shape[at.unit_axis] = units
+            value = ops.stop_gradient(ops.cast(ops.reshape(known, shape), x.dtype))
+        return blend(x, ops.broadcast_to(value, ops.shape(x)), at.strength)
+
+    def _means(self, x: Any, at: At) -> Any:
+        axis = at.unit_axis % len(x.shape)
+        rest = [i for i in range(len(x.shape)) if i != axis]
+        return ops.stop_gradient(ops.mean(ops.cast(x, "float32"), rest))
+
+    def _units(self, x: Any, at: At) -> int:
+        units = x.shape[at.unit_axis] if len(x.shape) > 1 else None
+        if units is None:
+            raise EditError(
+                f"The edit {self!r} of {at.site.name or at.site.path} needs a tensor whose number "
+                f"of units is known; it has the shape {tuple(x.shape)}."
+            )
+        return units
 
     def get_config(self) -> dict[str, Any]:
-        return {"value": listed(self.value)}
+        value = None if self.value is None else listed(self.value)
+        return {"value": value, "running_mean": self.running_mean}
 
 
 @_register

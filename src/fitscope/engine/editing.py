@@ -81,12 +81,19 @@ class EditPlan:
         objectives: what is added to the loss.
         gated: whether some may be off in a step while others act.
         phase: of which phase.
+        memory: by edit and tensor, what edits carry from step to step, as the backend holds it.
     """
 
     edits: tuple[EditWant, ...]
     objectives: tuple[ObjectiveWant, ...]
     gated: bool
     phase: str
+    memory: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def carries(self) -> bool:
+        """Whether an edit may carry something from step to step."""
+        return any(type(e.edit).memory_length is not Edit.memory_length for e in self.edits)
 
     @property
     def trains(self) -> bool:
@@ -122,6 +129,14 @@ class Signals(Protocol):
         """The values of the variables of an objective's teacher."""
         ...
 
+    def recall(self, key: str, length: int) -> Any:
+        """What was kept last under a key, a float32 vector; zeros at first."""
+        ...
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep a vector for the steps to come."""
+        ...
+
     def through_gradient(self, x: Any, function: Callable[[Any], Any]) -> Any:
         """A tensor of the same value, whose gradient goes through a function."""
         ...
@@ -147,6 +162,13 @@ class OnShapes:
 
     def teacher_state(self, index: int) -> Any:
         del index
+
+    def recall(self, key: str, length: int) -> Any:
+        del key
+        return ops.zeros((length,), "float32")
+
+    def keep(self, key: str, value: Any) -> None:
+        del key, value
 
     def through_gradient(self, x: Any, function: Callable[[Any], Any]) -> Any:
         function(x)
@@ -242,12 +264,27 @@ class EditPass:
             tries_shapes=isinstance(signals, OnShapes),
         )
 
+        if length := edit.memory_length(x, at):
+            at = dataclasses.replace(at, memory=self._remembered(want, at, x, length))
+
         def apply(tensor: Any) -> Any:
             return checked(edit.apply(tensor, at), tensor, at, repr(edit))
 
         if want.port == "gradient":
             return self._through(want, x, apply)
         return apply(x) if edit.is_gradient_edit else self._gated(want.index, apply, x)
+
+    def _remembered(self, want: EditWant, at: At, x: Any, length: int) -> Any:
+        """What an edit carries, this step included where it learns from it."""
+        key = f"{want.index}/{at.place}"
+        memory = self._signals.recall(key, length)
+        if not self.plan.trains:
+            return memory
+        found = want.edit.remember(memory, ops.stop_gradient(x), at)
+        if self.plan.gated:
+            found = ops.where(self._signals.active(want.index), found, memory)
+        self._signals.keep(key, found)
+        return found
 
     def _gated(self, index: int, function: Callable[[Any], Any], x: Any) -> Any:
         """The function of a tensor where it acts, and else the tensor."""

@@ -103,7 +103,7 @@ class Tap:
                 return
             kind = self.entry.zones(self.port), self.unit_axis(x)
             if not self.later:
-                self.parts = jax_kernel.measured(x, *kind)
+                self.parts = jax_kernel.measured(x, *kind, with_blocks=True)
             if self.wanted.statistics:
                 exact = x.astype(jnp.float32)
                 self.extra = tuple(user_state(s, exact, beside) for s in self.wanted.statistics)
@@ -297,7 +297,7 @@ class JaxEngine:
             traces = self._traces
             if self.plan.keeps:
                 data = _own(data)
-            told = () if self.edits is None else self.edits.arguments()
+            told = () if self.edits is None else self.edits.arguments(state, data)
             try:
                 outputs, state, measured = step(state, data, one, told)
             except StatisticError:
@@ -310,6 +310,7 @@ class JaxEngine:
                 result = plain(state, iter([data]))
                 failed(error)
                 return result
+            self._remember(measured)
             try:
                 row = measured.row(data if self.plan.keeps else None)
             except Exception as error:  # the step itself is done
@@ -319,6 +320,10 @@ class JaxEngine:
             return outputs, state
 
         return keras_internals.make_function(model, one_step, concatenate=phase == "predict")
+
+    def _remember(self, measured: _Measured) -> None:
+        if self.edits is not None:
+            self.edits.remember(measured.memory)
 
     def wait(self, outputs: Any = None) -> None:
         """See `build.Engine.wait`."""
@@ -347,7 +352,7 @@ class JaxEngine:
                 device.measure_given(gradient, weight, scale)
 
         def step(state: Any, data: Any, told: Any) -> Any:
-            trace.edits = None if self.edits is None else self.edits.begin(told, state)
+            trace.edits = None if self.edits is None else self.edits.begin(told, state, device)
             optimizers = Optimizers(model, given, device.hold_scale)
             with trace.installed(), optimizers.installed() if trains else nullcontext():
                 outputs, new = run(state, data)
@@ -361,7 +366,7 @@ class JaxEngine:
             return outputs, new
 
         if traced:
-            outputs, new = _read_in_program(step, (state, data, told), one, device.taps)
+            outputs, new = read_in_program(step, (state, data, told), one, device.taps)
         else:
             outputs, new = step(state, data, told)
         return outputs, new, self._measured(trace)
@@ -392,6 +397,7 @@ class JaxEngine:
             parts=[tap.parts for tap in taps if not tap.later],
             states=[state for tap in taps for state in tap.extra],
             values=[slot.measured.value for slot in keep],
+            memory={} if self.edits is None else self.edits.memory,
         )
 
 
@@ -420,7 +426,7 @@ def _weight_tap(
     return device.measure_weight(after[key], weight, port, device.hold(before[key]))
 
 
-def _read_in_program(
+def read_in_program(
     step: Callable[..., Any], args: tuple[Any, ...], one: Any, taps: Mapping[int, Tap | Held]
 ) -> Any:
     """Trace a step, and run it with its taps read."""
@@ -466,18 +472,29 @@ class _Measured:
     parts: Sequence[jax_kernel.Parts]
     states: Sequence[Any]
     values: Sequence[Any]
+    memory: dict[str, Any]
+    """What edits carry to the next step."""
 
     def row(self, data: Any) -> SumsRow:
         """Have the tensors reduced, and let them go."""
         if self.step.compilation is not None:
             self.step.compilation.join()
         tensors, parts = iter(self.tensors), iter(self.parts)
+        looks = jax_kernel.host_looks()
         found = [
-            jax_kernel.measured(next(tensors), kind.shape.zones, kind.unit_axis)
+            jax_kernel.measured(
+                next(tensors), kind.shape.zones, kind.unit_axis, with_blocks=not looks
+            )
             if kind.later
             else next(parts)
             for kind in self.step.kinds
         ]
+        if looks:
+            tensors = iter(self.tensors)
+            found = [
+                jax_kernel.looked_at(own, next(tensors), kind.shape) if kind.later else own
+                for own, kind in zip(found, self.step.kinds, strict=True)
+            ]
         floats = [part for own, _ in found for part in own]
         histograms = [counts for _, counts in found]
         if found and jax.default_backend() != "cpu":

@@ -4,8 +4,9 @@ On CPU a bare float reduction (sum, max, min, sum of squares or of absolute valu
 speed and compiles in two milliseconds, and every other loop costs five to ten milliseconds of
 compilation, joining small arrays included. So only the bare reductions are taken, each handed over
 by itself, and the arithmetic that follows is left to the host. A reduction over a `where(isfinite)`
-would be twenty to a hundred times slower: one branch goes over the tensor again, block by block,
-when a sum shows that something is not finite or out of range.
+would be twenty to a hundred times slower: the tensor is gone over again, block by block, when a sum
+shows that something is not finite or out of range. That takes four times as long to compile as the
+rest. It is a branch of the rest only where the host cannot look at the sums and then decide.
 """
 
 from __future__ import annotations
@@ -14,58 +15,90 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fitscope.engine.raw_rows import BLOCK, BLOCK_LENGTH, Shape, blocks_of
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 
-_TINY = 2.0**-30
-"""Mean magnitude below which squares of float32 numbers begin to vanish."""
+_TINY = 2.0**-100
+"""Mean magnitude below which elements that matter begin to vanish."""
 
 Parts = tuple[tuple[Any, ...], Any]
 """Of one tensor: float32 arrays, which `raw_rows` reads one after the other, and a histogram."""
 
 
-@functools.partial(jax.jit, static_argnames=("zones", "unit_axis"))
-def measured(tensor: Any, zones: Zones, unit_axis: int) -> Parts:
+@functools.partial(jax.jit, static_argnames=("zones", "unit_axis", "with_blocks"))
+def measured(tensor: Any, zones: Zones, unit_axis: int, with_blocks: bool) -> Parts:
     """Reduce one tensor of any float dtype.
 
     Compiled once for all tensors of a shape, whatever the model; inside a step it becomes a part
     of the step's program.
+
+    Args:
+        tensor: the tensor.
+        zones: of its activation.
+        unit_axis: along which its units lie.
+        with_blocks: False where `looked_at` puts in the last part.
     """
     x = lax.stop_gradient(tensor)
     shape = shape_of(x, zones, unit_axis)
     flat = x.reshape(-1)
     if not shape.size:
-        zeros = jnp.zeros((3,), jnp.float32), jnp.zeros((1,), jnp.float32)
+        zeros = jnp.array([0.0, 0.0, 0.0, 1.0], jnp.float32), jnp.zeros((1,), jnp.float32)
         return zeros, jnp.zeros((BINS,), jnp.uint16)
     sample = lax.optimization_barrier(flat[:: stride(shape.size)[0]].astype(jnp.float32))
     rows = _rows(x, unit_axis).astype(jnp.float32)
     total, l1 = rows.sum(), jnp.abs(rows).sum()
-    m2 = jnp.square(rows - total / shape.size).sum()
-    plain = jnp.isfinite(l1) & jnp.isfinite(m2) & ((l1 == 0) | (l1 > shape.size * _TINY))
+    # Gradients are small: unscaled, their squares would vanish.
+    scale = _power_of_two(-_exponent(l1 / shape.size))
+    m2 = jnp.square((rows - total / shape.size) * scale).sum()
     nonzero = _counted(jnp.square(jnp.sign(rows)), shape)
     # Scalars are joined quickly, and each array costs the host some microseconds.
-    sums = (total, l1, m2, *([nonzero[0]] if shape.parts == 1 else []))
+    sums = (total, l1, m2, scale, *([nonzero[0]] if shape.parts == 1 else []))
     parts = (
         jnp.stack(sums),
         *([] if shape.parts == 1 else [nonzero]),
         rows.min(0),
         rows.max(0),
         *_saturated(rows, zones),
-        lax.cond(
-            plain,
-            lambda: jnp.zeros((BLOCK_LENGTH, blocks_of(shape)), jnp.float32),
-            lambda: _blocks(flat.astype(jnp.float32), blocks_of(shape)),
-        ),
     )
+    if with_blocks:
+        parts += (
+            lax.cond(
+                _is_plain(sums, shape.size, jnp.isfinite),
+                lambda: jnp.zeros((BLOCK_LENGTH, blocks_of(shape)), jnp.float32),
+                lambda: _blocks(x),
+            ),
+        )
     return parts, _histogram(sample)
+
+
+def _is_plain(sums: Sequence[Any], size: int, isfinite: Callable[[Any], Any]) -> Any:
+    """Whether the bare sums of a tensor tell the truth."""
+    _, l1, m2, *_ = sums
+    return isfinite(l1) & isfinite(m2) & ((l1 == 0) | (l1 > size * _TINY))
+
+
+def host_looks() -> bool:
+    """Whether the host looks at sums before it asks for more: on a CPU it need not fetch them."""
+    return jax.default_backend() == "cpu"
+
+
+def looked_at(found: Parts, tensor: Any, shape: Shape) -> Parts:
+    """The parts of a tensor with the last one, once its sums are there; waits for them."""
+    parts, histogram = found
+    if not shape.size:
+        return found
+    plain = _is_plain(list(np.asarray(parts[0])), shape.size, np.isfinite)
+    nothing = np.zeros((BLOCK_LENGTH, blocks_of(shape)), np.float32)
+    return (*parts, nothing if plain else _blocks(tensor)), histogram
 
 
 class Compilation(threading.Thread):
@@ -90,7 +123,7 @@ class Compilation(threading.Thread):
         # What fails here fails again, and is told, where the result is wanted.
         with contextlib.suppress(Exception):
             for kind in self._kinds:
-                measured.lower(*kind).compile()
+                measured.lower(*kind, with_blocks=not host_looks()).compile()
 
 
 def shape_of(tensor: Any, zones: Zones, unit_axis: int) -> Shape:
@@ -144,9 +177,12 @@ def _saturated(rows: Any, zones: Zones) -> tuple[Any, ...]:
     return (inside.astype(jnp.float32).sum(0),)
 
 
-def _blocks(values: Any, blocks: int) -> Any:
+@jax.jit
+def _blocks(tensor: Any) -> Any:
     """Counts and scaled sums of the finite elements of each block, one column each."""
-    missing = blocks * BLOCK - values.shape[0]
+    values = tensor.reshape(-1).astype(jnp.float32)
+    blocks = -(-values.size // BLOCK)
+    missing = blocks * BLOCK - values.size
     values = jnp.pad(values, (0, missing), constant_values=jnp.nan).reshape(blocks, BLOCK)
     magnitude = lax.bitcast_convert_type(values, jnp.int32) & _MAGNITUDE
     finite = magnitude < _INFINITY
@@ -166,7 +202,7 @@ def _blocks(values: Any, blocks: int) -> Any:
     low, high = jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
     # A power of two keeps the digits and brings the squares into range.
     extent = jnp.maximum(-low, high)
-    exponent = jnp.clip((lax.bitcast_convert_type(extent, jnp.int32) >> 23) - 127, -126, 126)
+    exponent = _exponent(extent)
     half = exponent >> 1
     down = (_power_of_two(-half), _power_of_two(half - exponent))
     middle = (low * down[0] * down[1] + high * down[0] * down[1]) / 2
@@ -180,6 +216,11 @@ def _blocks(values: Any, blocks: int) -> Any:
 
 
 _MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000
+
+
+def _exponent(positive: Any) -> Any:
+    """Of the power of two below a float, as far as that and its inverse are normal numbers."""
+    return jnp.clip((lax.bitcast_convert_type(positive, jnp.int32) >> 23) - 127, -126, 126)
 
 
 def _power_of_two(exponent: Any) -> Any:

@@ -2,7 +2,7 @@
 
 On JAX, the sums of each tensor arrive one after the other:
 
-    total, sum of magnitudes, sum of squares around the mean
+    total, sum of magnitudes, sum of squares around the mean of the scaled values, scale
     nonzero elements, in parts
     least, greatest, saturated elements of each unit
     blocks, zero unless needed
@@ -30,6 +30,8 @@ from fitscope.statistics.moments import COLUMNS, empty, merge
 
 BLOCK = 16384
 BLOCK_LENGTH = 13
+SUMS = 4
+"""How many numbers a tensor has before its units; `bare` reads them."""
 
 _PLACE = {name: i for i, name in enumerate(COLUMNS)}
 
@@ -77,7 +79,7 @@ def read_row(
     moments = empty(len(shapes))
     places = np.full(len(shapes), -1, np.int64)
     for i, shape in enumerate(shapes):
-        sums = reader.take(3)
+        sums = reader.take(SUMS)
         nonzero = reader.take(shape.parts if shape.size else 1).sum()
         moments[i] = bare(shape, sums, nonzero, read_units(reader, shape))
         blocks = reader.take(BLOCK_LENGTH * blocks_of(shape)).reshape(BLOCK_LENGTH, -1)
@@ -134,10 +136,10 @@ def read_units(
 def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.float64]:
     """The moments that the bare sums of a tensor tell."""
     out = np.zeros(len(COLUMNS))
-    total, l1, m2 = sums
+    total, l1, m2, scale = sums
     low, high, dead, saturated, saturated_units = units
     size = shape.size or math.nan
-    with np.errstate(invalid="ignore"):  # replaced from the blocks when not finite
+    with np.errstate(invalid="ignore", divide="ignore"):  # replaced from the blocks when not finite
         values = {
             "count": shape.size,
             "zeros": shape.size - nonzero,
@@ -146,7 +148,7 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
             "dead_units": dead,
             "saturated_units": saturated_units,
             "mean": total / size,
-            "std": np.sqrt(m2 / size),
+            "std": np.sqrt(m2 / size) / scale,
             "mean_abs": l1 / size,
             "min": low,
             "max": high,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from fitscope.engine.trace import Trace
 class TensorFlowSignals:
     """What the host tells one traced step."""
 
-    def __init__(self, values: Any, words: Any, scale: Any = None) -> None:
+    def __init__(self, values: Any, words: Any, scale: Any, memory: dict[str, Any]) -> None:
         self._values, self.words, self.loss_scale = values, words, scale
+        self._memory = memory
 
     def active(self, index: int) -> Any:
         return self._values[index, 0] > 0
@@ -32,6 +34,17 @@ class TensorFlowSignals:
 
     def teacher_state(self, index: int) -> Any:
         del index  # its variables are captured
+
+    def recall(self, key: str, length: int) -> Any:
+        if key not in self._memory:
+            # While a tf.function is traced, its thread may not make variables.
+            with ThreadPoolExecutor(1) as thread:
+                zeros = np.zeros(length, np.float32)
+                self._memory[key] = thread.submit(_variable, zeros).result()
+        return tf.convert_to_tensor(self._memory[key])
+
+    def keep(self, key: str, value: Any) -> None:
+        self._memory[key].assign(value)
 
     def through_gradient(self, x: Any, function: Callable[[Any], Any]) -> Any:
         return through_gradient(x, function)
@@ -82,7 +95,7 @@ class TensorFlowEdits:
         scale = None
         if self._edits.trains and any(not e.edit.is_scale_free for e in self._edits.edits):
             scale = loss_scale(self._model)
-        signals = TensorFlowSignals(values, words, scale)
+        signals = TensorFlowSignals(values, words, scale, self._edits.memory)
         yield EditPass(self._edits, signals, adds_to_loss=self._edits.phase != "predict")
         if self._depth > 1:
             self._place.assign_add(1)

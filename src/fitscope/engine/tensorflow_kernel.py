@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from fitscope.engine.raw_rows import SUMS
 from fitscope.engine.vector import BINS, SAMPLES, stride
 from fitscope.statistics.activation import Zones
 
@@ -24,11 +26,14 @@ SLOW = 11
 the sums of the finite elements, of their magnitudes and of their squares, and the place of the
 first element that is not finite (infinity for none)."""
 
-_TINY = 2.0**-30
+_TINY = 2.0**-100
+"""Mean magnitude below which elements that matter begin to vanish."""
+
+_SMALL = 2.0**-30
 """Mean magnitude below which squares of float32 numbers begin to vanish."""
 
-LARGE = 4096
-"""Elements of one sample from which on a CPU reduces a tensor part by part."""
+_LARGE_SAMPLE, _LARGE = 1024, 2**17
+"""Elements of one sample, and of a tensor, from which on a CPU reduces it part by part."""
 
 _PART = 65536
 """Elements of one part: what is read again for the next reduction is still in the cache."""
@@ -60,11 +65,17 @@ class Kind:
     @property
     def length(self) -> int:
         """How many floats the reductions of one tensor are."""
-        return 3 + (3 if self.saturates else 2) * self.n_units
+        return SUMS + (3 if self.saturates else 2) * self.n_units
 
     @property
     def saturates(self) -> bool:
         return self.zones.saturated_below is not None or self.zones.saturated_above is not None
+
+
+def is_large(shape: Sequence[int | None]) -> bool:
+    """Whether a tensor of a shape, of which a part may be unknown, is to be reduced in parts."""
+    of_sample = math.prod(n or 1 for n in shape[1:])
+    return of_sample >= _LARGE_SAMPLE or of_sample * ((shape or [1])[0] or 1) >= _LARGE
 
 
 class Reduced:
@@ -103,52 +114,51 @@ def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
     """The reductions of one tensor.
 
     Returns:
-        The sum, the sum of magnitudes, the sum of squares around the mean, then the units, in one
-        vector; size and nonzero elements; whether the sums are finite and in range; the bins of the
-        elements sampled for the histogram.
+        The numbers of `raw_rows.bare` and the units, in one vector; size and nonzero elements;
+        whether the sums are finite and in range; the bins of the elements sampled for the
+        histogram.
     """
     rows = _rows(kind, x)
     size = tf.size(rows)
-    reduce = _by_parts if kind.in_parts else _at_once
-    (total, l1, m2), nonzero, units = reduce(kind, rows, tf.cast(size, tf.float32))
-    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(size, tf.float32) * _TINY)
-    plain = tf.math.is_finite(l1) & tf.math.is_finite(m2) & in_range
+    floats = tf.cast(size, tf.float32)
+    sums, units = (_by_parts if kind.in_parts else _at_once)(kind, rows)
+    total, l1, squares, nonzero = tf.unstack(sums)
+    m2, scale = _around_mean(rows, total, l1, squares)
+    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(floats * _TINY, tf.float64))
+    plain = tf.math.is_finite(tf.cast(l1, tf.float32)) & tf.math.is_finite(m2) & in_range
+    moments = tf.stack([tf.cast(total, tf.float32), tf.cast(l1, tf.float32), m2, scale])
     return (
-        tf.ensure_shape(tf.concat([tf.stack([total, l1, m2]), *units], 0), [kind.length]),
-        tf.stack([size, nonzero]),
+        tf.ensure_shape(tf.concat([moments, *units], 0), [kind.length]),
+        tf.stack([size, tf.cast(nonzero, tf.int32)]),
         plain | tf.equal(size, 0),
         _bins(x) + first_bin,
     )
 
 
-_Reductions = tuple[tuple[Any, Any, Any], Any, list[Any]]
-"""Three sums, the nonzero elements, and the units."""
+def _sums(part: Any) -> Any:
+    """Of a matrix: its sum, that of the magnitudes and of the squares, and its nonzero elements."""
+    magnitudes = tf.abs(part)
+    # `count_nonzero` takes as long as all the others together.
+    nonzero = tf.reduce_sum(tf.sign(magnitudes), 0)  # a unit's are counted exactly
+    found = [tf.reduce_sum(part), tf.reduce_sum(magnitudes), 2.0 * tf.nn.l2_loss(part)]
+    found = tf.cast(tf.stack(found), tf.float64)
+    return tf.concat([found, [tf.reduce_sum(tf.cast(nonzero, tf.float64))]], 0)
 
 
-def _at_once(kind: Kind, rows: Any, size: Any) -> _Reductions:
-    total = tf.reduce_sum(rows)
-    m2 = tf.reduce_sum(tf.math.squared_difference(rows, total / size))
-    nonzero = tf.math.count_nonzero(rows, dtype=tf.int32)
-    return (total, tf.reduce_sum(tf.abs(rows)), m2), nonzero, _units(kind, rows)
+def _at_once(kind: Kind, rows: Any) -> tuple[Any, list[Any]]:
+    return _sums(rows), _units(kind, rows)
 
 
-def _by_parts(kind: Kind, rows: Any, size: Any) -> _Reductions:
+def _by_parts(kind: Kind, rows: Any) -> tuple[Any, list[Any]]:
     length = max(1, _PART // kind.n_units)
     count = tf.shape(rows)[0]
 
     def body(at: Any, sums: Any, *units: Any) -> Any:
         part = tf.slice(rows, [at, 0], [tf.minimum(length, count - at), kind.n_units])
-        magnitudes = tf.abs(part)
-        found = [
-            tf.reduce_sum(part),
-            tf.reduce_sum(magnitudes),
-            2.0 * tf.nn.l2_loss(part),
-            tf.reduce_sum(tf.sign(magnitudes)),
-        ]
         low, high, *saturated = _units(kind, part)
         joined = [tf.minimum(units[0], low), tf.maximum(units[1], high)]
         joined += [a + b for a, b in zip(units[2:], saturated, strict=True)]
-        return at + length, sums + tf.cast(tf.stack(found), tf.float64), *joined
+        return at + length, sums + _sums(part), *joined
 
     none = [_INFINITY, -_INFINITY, 0.0] if kind.saturates else [_INFINITY, -_INFINITY]
     start = [tf.fill([kind.n_units], value) for value in none]
@@ -158,16 +168,31 @@ def _by_parts(kind: Kind, rows: Any, size: Any) -> _Reductions:
     _, sums, *units = tf.while_loop(
         lambda at, *_: at < count, body, loop, shape_invariants=shapes, parallel_iterations=1
     )
-    total, l1, squares, nonzero = tf.unstack(sums)
-    around = squares - total * total / tf.cast(size, tf.float64)
-    mean = tf.cast(total, tf.float32) / size
-    m2 = tf.cond(
-        squares <= _SPREAD * around,
-        lambda: tf.cast(around, tf.float32),
-        lambda: tf.reduce_sum(tf.math.squared_difference(rows, mean)),
+    return sums, units
+
+
+def _around_mean(rows: Any, total: Any, l1: Any, squares: Any) -> tuple[Any, Any]:
+    """The sum of squares around the mean of the scaled elements, and the scale.
+
+    Unscaled it follows from the plain squares, unless those vanish or outweigh it.
+    """
+    size = tf.cast(tf.size(rows), tf.float64)
+    around = squares - total * total / size
+    in_range = tf.equal(l1, 0.0) | (l1 > size * _SMALL)
+
+    def scaled() -> tuple[Any, Any]:
+        # Gradients are small, and so are updates.
+        exponent = tf.bitwise.right_shift(tf.bitcast(tf.cast(l1 / size, tf.float32), tf.int32), 23)
+        exponent = tf.clip_by_value(exponent - 127, -126, 126)
+        scale = tf.bitcast(tf.bitwise.left_shift(127 - exponent, 23), tf.float32)
+        mean = tf.cast(total / size, tf.float32)
+        return tf.reduce_sum(tf.square((rows - mean) * scale)), scale
+
+    return tf.cond(
+        in_range & (squares <= _SPREAD * around),
+        lambda: (tf.cast(around, tf.float32), tf.ones(())),
+        scaled,
     )
-    sums = (tf.cast(total, tf.float32), tf.cast(l1, tf.float32), m2)
-    return sums, tf.cast(nonzero, tf.int32), units
 
 
 def _units(kind: Kind, rows: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +14,7 @@ from fitscope.engine.layout import Kept, Layout
 from fitscope.engine.optimizers import with_scale
 from fitscope.engine.paired import Paired
 from fitscope.engine.plan import EVERY_ROW, Wanted
-from fitscope.engine.tensorflow_kernel import LARGE, Kind, Reduced
+from fitscope.engine.tensorflow_kernel import Kind, Reduced, is_large
 from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
@@ -255,7 +254,7 @@ def _kind(met: Met) -> Kind:
         # Run as it is, a step may meet another length each time; its functions fit them all.
         keep = axis % len(shape)
         shape = tuple(n if i == keep else None for i, n in enumerate(shape))
-    large = shape is not None and math.prod(n or 1 for n in shape[1:]) >= LARGE
+    large = shape is not None and is_large(shape)
     in_parts = large and not tf.config.list_logical_devices("GPU")
     return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, in_parts)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitscope.engine.layout import Kept, Layout, Reading, kept_bytes, to_host
-from fitscope.engine.raw_rows import Reader, Shape, bare, read_units
+from fitscope.engine.raw_rows import SUMS, Reader, Shape, bare, read_units
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS
@@ -64,7 +64,7 @@ class SumsRow:
         for i, kind in enumerate(self.kinds):
             size, nonzero = (int(n) for n in integers[i])
             shape = Shape(size, kind.n_units, kind.zones, stride(size)[1])
-            sums = reader.take(3)
+            sums = reader.take(SUMS)
             units = read_units(reader, shape, always=True)
             moments[i] = bare(shape, sums, float(nonzero), units)
             if slow[i].any():

@@ -47,6 +47,14 @@ class TorchEdits:
     def teacher_state(self, index: int) -> Any:
         del index  # its variables hold their values themselves
 
+    def recall(self, key: str, length: int) -> Any:
+        if key not in self._edits.memory:
+            return keras.ops.zeros((length,), "float32")
+        return self._edits.memory[key]
+
+    def keep(self, key: str, value: Any) -> None:
+        self._edits.memory[key] = value.detach()
+
     def through_gradient(self, x: Any, function: Callable[[Any], Any]) -> Any:
         return through_gradient(x, function)
 

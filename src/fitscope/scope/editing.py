@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from fitscope.edits.edit import Edit, as_edit, number
+from fitscope.edits.replacing import Replace
 from fitscope.edits.when import When, as_when
 from fitscope.errors import EditError
 from fitscope.select.selector import Selector
@@ -122,6 +123,11 @@ def edit(
         raise EditError(
             f"edit({made!r}, port='gradient'): this edit is of an output, and acts on the gradient "
             "that flows back through it; leave port out."
+        )
+    if port == "gradient" and isinstance(made, Replace) and made.running_mean is not None:
+        raise EditError(
+            f"edit({made!r}, port='gradient'): a running mean is kept of outputs alone; replace "
+            "the gradient by a value."
         )
     chosen = check_phases("edit", phases)
     if (port == "gradient" or made.is_gradient_edit) and chosen != ("train",):

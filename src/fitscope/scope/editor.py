@@ -137,6 +137,8 @@ class Editor:
         self._handles = [handles[str(change.name)] for change in changes]
         self._steps = EditedSteps([h.name for h in self._handles], record)
         self._edits: dict[str, Edits] = {}
+        self._memory: dict[str, Any] = {}
+        """What edits carry from step to step; all phases read that of the training."""
         self._functions: dict[str, tuple[Any, Callable[..., Any]]] = {}
         self._told: tuple[Any, Any] | None = None
         """What the steps of the execution that was decided on last are told."""
@@ -199,6 +201,7 @@ class Editor:
         """What edits the steps of a phase."""
         if phase not in self._edits:
             plan = edit_plan(self._changes, phase, int(self.model.steps_per_execution))
+            plan = dataclasses.replace(plan, memory=self._memory)
             self._edits[phase] = build_edits(self.model, Plan(self.model, plan.wants()), plan)
         return self._edits[phase]
 
