@@ -114,6 +114,16 @@ def test_a_loss_that_stands_to_the_last_bit_is_a_fault(make_run):
     assert found.severity == "warning"
 
 
+@pytest.mark.parametrize(("planned", "severity"), [(12, "warning"), (50, "note")])
+def test_a_training_that_ended_untrained_is_told_of_though_it_still_fell(
+    make_run, planned, severity
+):
+    slow = history(np.linspace(0.76, 0.70, 12), fit={"epochs": planned})
+    (found,) = RULES["no_better_than_constant"](make_run({}, history=slow))
+    assert found.severity == severity
+    assert "still falling" in found.why
+
+
 def test_where_all_weights_stand_the_cause_is_at_the_loss(make_run):
     one, both = (RULES["unchanged_weights"](make_run({}, history=h))[0]
                  for h in FAULTY["unchanged_weights"])  # fmt: skip

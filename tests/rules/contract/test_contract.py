@@ -42,6 +42,7 @@ HELD = (
     (array("validation y", [0] * 30),),
 )
 SEEN = RANDOM.normal(size=(120, 8))
+PLUS_MINUS = np.array([[0.5, -0.5, 0.5, 0.5], [0.5, 0.5, -0.5, 0.4]])
 NORM = other("BatchNormalization", "norm", output_shape=(None, 8), sources=("hidden",))
 
 FAULTY = {
@@ -87,6 +88,7 @@ FAULTY = {
         fit_of("softmax", 3, "mean_squared_error", y=ONE_HOT),
         fit_of("sigmoid", 3, "mean_squared_error", y=ONE_HOT),
         fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
+        fit_of("sigmoid", 1, "mean_absolute_error", y=BINARY),
     ],
     "loss_task": [
         fit_of("linear", 1, "mean_squared_error"),
@@ -139,13 +141,20 @@ FAULTY = {
         fit_of("sigmoid", 1, "binary_crossentropy", x=LEAKING, y=BINARY),
         fit_of(x=SEEN, validation=((array("validation x", SEEN[::3]),), ())),
     ],
-    "few_steps": [fit_of(steps=1, epochs=5)],
+    "few_steps": [
+        fit_of(steps=1, epochs=5),
+        # 40 steps of 0.001 move no weight of 0.5 by a tenth; two inputs do not add up to much.
+        fit_of(steps=8, epochs=5, layers=layers(dense("a", (2, 4), "relu", values=PLUS_MINUS),
+                                                dense("out", (2, 4), values=PLUS_MINUS))),
+    ],
 }  # fmt: skip
 CASES = [(name, i) for name, fits in FAULTY.items() for i in range(len(fits))]
 
 HEALTHY = {
     "classifier": fit_of(),
     "logits": fit_of("linear", from_logits=True),
+    "a share": fit_of("sigmoid", 1, "mean_absolute_error", y=RANDOM.random(120), metrics=()),
+    "short, wide": fit_of(steps=8, epochs=5, layers=(dense("a", (900, 3), "softmax"),)),
     "one hot": fit_of("softmax", 3, "categorical_crossentropy", y=ONE_HOT),
     "binary": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY),
     "binary column": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY[:, None]),
@@ -236,3 +245,13 @@ def test_sorted_by_a_sample_of_many_rows():
 )
 def test_the_loss_of_the_best_constant_answer(loss, y, expected):
     assert constant_answer(loss, array("y", y)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_the_absolute_error_of_labels_has_its_least_at_a_label(share):
+    y = (np.arange(1000) < 1000 * share).astype(float)
+    answers = np.linspace(0, 1, 101)
+    absolute = [np.abs(y - p).mean() for p in answers]
+    squared = [((y - p) ** 2).mean() for p in answers]
+    assert answers[np.argmin(absolute)] == round(share)
+    assert answers[np.argmin(squared)] == pytest.approx(share)

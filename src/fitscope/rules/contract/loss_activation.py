@@ -3,18 +3,22 @@
 Formula: softmax makes the units share one sum, binary cross-entropy judges each unit by itself;
 sigmoid units do not share one, categorical cross-entropy assumes they do. With squared error
 behind softmax or sigmoid the gradient carries the factor p(1 - p), which vanishes for answers that
-are sure and wrong.
+are sure and wrong. The absolute error of a label that is 1 in a share q of the cases, q(1 - p) +
+(1 - q)p, is a straight line in p: it is lowest at p = 0 or 1, at the more frequent label.
 
 Fires on: softmax with binary cross-entropy (fault where targets hold other than one class a row);
 sigmoid with a categorical cross-entropy, or a single unit with one (fault); softmax with a
-regression loss on classes.
+regression loss on classes; one sigmoid unit with an absolute error on two classes.
 
-Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links).
+Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links); Gneiting
+and Raftery (2007), "Strictly Proper Scoring Rules" (the absolute error is none).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+import numpy as np
 
 from fitscope.rules.fit import Fit
 from fitscope.rules.rule import Sign, rule
@@ -23,6 +27,7 @@ REGRESSION = frozenset(
     {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh",
      "mean_absolute_percentage_error", "mean_squared_logarithmic_error"}
 )  # fmt: skip
+_ABSOLUTE = frozenset({"mean_absolute_error", "mean_absolute_percentage_error"})
 
 
 @rule(
@@ -51,6 +56,21 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 evidence,
                 severity="fault",
                 confidence=1.0,
+            )
+        if (
+            units == 1
+            and activation in ("sigmoid", "hard_sigmoid")
+            and loss.name in _ABSOLUTE
+            and target.classes is not None
+            and np.isin(target.classes, (0, 1)).all()
+        ):
+            yield Sign(
+                output.path,
+                f"one {activation} unit is trained with {loss.name} on two classes.",
+                "The absolute error of labels is lowest at the more frequent one, whatever the "
+                "odds; sure and wrong answers hardly learn.",
+                "binary_crossentropy.",
+                evidence,
             )
         if units < 2 or loss.from_logits:
             continue
