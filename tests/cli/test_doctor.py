@@ -114,6 +114,23 @@ def test_a_script_is_run_with_its_arguments_and_judged(tmp_path: Path) -> None:
     assert "trained" in done.stderr, "what the script prints stands beside the JSON"
 
 
+def test_what_is_wrong_is_told_once_though_the_script_prints(tmp_path: Path) -> None:
+    loud = SCRIPT.replace("verbose=0", "verbose=2")
+    done = doctor(tmp_path, "train.py", "3", "softmax", script=loud)
+    assert "Epoch 3/3" in done.stdout
+    assert done.stdout.count("[one_unit_softmax]") == 1
+
+
+def test_a_fit_that_keras_refuses_is_told_why(tmp_path: Path) -> None:
+    refused = SCRIPT.replace('"binary_crossentropy"', '"categorical_crossentropy"').replace(
+        "layers.Dense(1,", "layers.Dense(3,"
+    )
+    done = doctor(tmp_path, "--json", "train.py", "3", "softmax", script=refused)
+    value = json.loads(done.stdout)
+    assert value["findings"][0]["rule"] == "loss_unit_mismatch"
+    assert "ValueError" in value["error"]
+
+
 def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     done = doctor(tmp_path, "--json", "--seconds", "1", "train.py", "1000000", "sigmoid")
     value = json.loads(done.stdout)

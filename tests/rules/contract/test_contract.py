@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from trainings import array, dense, fit_of
 
-from fitscope.rules.fit import LayerFact, OptimizerFact, OutputFact, constant_answer
+from fitscope.rules.fit import LayerFact, LossFact, OptimizerFact, OutputFact, constant_answer
 from fitscope.rules.registry import RULES, contract
 
 RANDOM = np.random.default_rng(1)
@@ -81,6 +81,8 @@ FAULTY = {
         fit_of("linear", 3, "mean_squared_error", y=QUANTITY[:, None]),
         fit_of("linear", 1, "mean_squared_error", y=QUANTITY[:, None], output_shape=(None, 5, 1)),
         fit_of("linear", 1, "mean_squared_error", y=ONE_HOT),
+        fit_of("softmax", 3, "categorical_crossentropy"),
+        fit_of("sigmoid", 2, "binary_crossentropy", y=BINARY[:, None]),
     ],
     "loss_activation": [
         fit_of("softmax", 3, "binary_crossentropy", y=ONE_HOT),
@@ -122,6 +124,7 @@ FAULTY = {
         with_rate("sgd", 0.2, momentum=0.95),
         with_rate("sgd", 1e-7),
         with_rate("rmsprop", 0.0),
+        with_rate("adadelta", 0.001),
     ],
     "inputs_scaled": [
         fit_of(x=IMAGES),
@@ -155,6 +158,10 @@ HEALTHY = {
     "logits": fit_of("linear", from_logits=True),
     "a share": fit_of("sigmoid", 1, "mean_absolute_error", y=RANDOM.random(120), metrics=()),
     "short, wide": fit_of(steps=8, epochs=5, layers=(dense("a", (900, 3), "softmax"),)),
+    "not built, a sequence": fit_of("linear", 1, "mean_squared_error", metrics=(),
+        y=RANDOM.normal(size=(120, 20, 1)), outputs=(OutputFact(
+            "out", "linear", (None, 1), LossFact("mean_squared_error"), rank_known=False),)),
+    "adadelta": with_rate("adadelta", 1.0),
     "one hot": fit_of("softmax", 3, "categorical_crossentropy", y=ONE_HOT),
     "binary": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY),
     "binary column": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY[:, None]),
