@@ -121,16 +121,6 @@ def test_what_is_wrong_is_told_once_though_the_script_prints(tmp_path: Path) -> 
     assert done.stdout.count("[one_unit_softmax]") == 1
 
 
-def test_a_fit_that_keras_refuses_is_told_why(tmp_path: Path) -> None:
-    refused = SCRIPT.replace('"binary_crossentropy"', '"categorical_crossentropy"').replace(
-        "layers.Dense(1,", "layers.Dense(3,"
-    )
-    done = doctor(tmp_path, "--json", "train.py", "3", "softmax", script=refused)
-    value = json.loads(done.stdout)
-    assert value["findings"][0]["rule"] == "loss_unit_mismatch"
-    assert "ValueError" in value["error"]
-
-
 def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     done = doctor(tmp_path, "--json", "--seconds", "1", "train.py", "1000000", "sigmoid")
     value = json.loads(done.stdout)

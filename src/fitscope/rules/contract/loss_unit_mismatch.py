@@ -2,8 +2,7 @@
 
 Formula: squared error of `[n, k]` predictions and `[n, 1]` targets is taken of every unit against
 the one target; of `[n, t, 1]` and `[n, 1]`, of every time step. A single unit for a one-hot target
-of k columns averages the columns. Cross-entropies that want a row of shares are given one class
-number a row: there Keras ends the training with an error.
+of k columns averages the columns.
 
 Source: the broadcasting rules; Humbatova et al. (2020), wrong shape of output.
 """
@@ -12,12 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fitscope.rules.contract.from_logits import CROSS_ENTROPIES
 from fitscope.rules.contract.loss_activation import REGRESSION
-from fitscope.rules.fit import ArrayFact, Fit, OutputFact
+from fitscope.rules.fit import Fit
 from fitscope.rules.rule import Sign, rule
-
-_ELEMENTWISE = ("hinge", "squared_hinge", "poisson")
 
 
 @rule(
@@ -31,8 +27,7 @@ _ELEMENTWISE = ("hinge", "squared_hinge", "poisson")
 def loss_unit_mismatch(fit: Fit) -> Iterator[Sign]:
     """Find outputs and targets that are joined by broadcasting."""
     for output, loss, target in fit.pairs():
-        shares = loss.name in CROSS_ENTROPIES and not loss.name.startswith("sparse")
-        if loss.name not in REGRESSION and loss.name not in _ELEMENTWISE and not shares:
+        if loss.name not in REGRESSION and loss.name not in ("hinge", "squared_hinge", "poisson"):
             continue
         given, wanted = output.shape[1:], target.shape
         if not target.rows or None in given or not given or given == wanted:
@@ -41,9 +36,6 @@ def loss_unit_mismatch(fit: Fit) -> Iterator[Sign]:
             continue
         squeezed = wanted[:-1] if wanted and wanted[-1] == 1 else wanted
         if squeezed == (given[:-1] if given[-1] == 1 else given):
-            continue
-        if shares:
-            yield from _shares(output, loss.name, target)
             continue
         classes = target.classes
         labels = classes is not None and wanted in ((), (1,)) and len(given) == 1
@@ -57,22 +49,6 @@ def loss_unit_mismatch(fit: Fit) -> Iterator[Sign]:
             else "return_sequences=False in the last recurrent layer, or as many units as targets.",
             {"output_shape": list(given), "target_shape": list(wanted), "loss": loss.name},
         )
-
-
-def _shares(output: OutputFact, loss: str, target: ArrayFact) -> Iterator[Sign]:
-    """Class numbers, where a cross-entropy wants a row of shares as long as the output."""
-    if target.shape not in ((), (1,)) or (output.units or 0) < 2 or not target.is_whole_numbers:
-        return
-    units, binary = output.units, loss.startswith("binary")
-    yield Sign(
-        output.path,
-        f"{loss} compares {units} units with one number a row; it wants {units}.",
-        "Keras ends the training with an error, or stretches one over the other.",
-        "one sigmoid unit, or sparse_categorical_crossentropy with softmax."
-        if binary
-        else f"sparse_categorical_crossentropy, or keras.utils.to_categorical(y, {units}).",
-        {"output_shape": list(output.shape[1:]), "target_shape": list(target.shape), "loss": loss},
-    )
 
 
 def _words(shape: tuple[int | None, ...]) -> str:
