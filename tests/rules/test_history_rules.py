@@ -124,6 +124,13 @@ def test_a_training_that_ended_untrained_is_told_of_though_it_still_fell(
     assert "still falling" in found.why
 
 
+@pytest.mark.parametrize(("planned", "severity"), [(14, "fault"), (100, "warning")])
+def test_a_plateau_is_no_fault_while_epochs_are_left(make_run, planned, severity):
+    flat = history(np.full(14, 0.694), fit={"epochs": planned})
+    (found,) = RULES["no_better_than_constant"](make_run({}, history=flat))
+    assert found.severity == severity
+
+
 def test_where_all_weights_stand_the_cause_is_at_the_loss(make_run):
     one, both = (RULES["unchanged_weights"](make_run({}, history=h))[0]
                  for h in FAULTY["unchanged_weights"])  # fmt: skip

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from trainings import array, dense, fit_of
 
+from fitscope.rules.causes import told_once
+from fitscope.rules.finding import Finding
 from fitscope.rules.fit import LayerFact, LossFact, OptimizerFact, OutputFact, constant_answer
 from fitscope.rules.registry import RULES, contract
 
@@ -89,6 +91,7 @@ FAULTY = {
         fit_of("sigmoid", 3, "mean_squared_error", y=ONE_HOT),
         fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
         fit_of("sigmoid", 1, "mean_absolute_error", y=BINARY),
+        fit_of("softmax", 3, "mean_squared_error", y=RANDOM.integers(0, 2, (120, 3))),
     ],
     "loss_task": [
         fit_of("linear", 1, "mean_squared_error"),
@@ -154,6 +157,11 @@ CASES = [(name, i) for name, fits in FAULTY.items() for i in range(len(fits))]
 HEALTHY = {
     "classifier": fit_of(),
     "logits": fit_of("linear", from_logits=True),
+    "shares": fit_of("softmax", 3, "mean_squared_error", y=RANDOM.dirichlet([2, 2, 2], 120)),
+    "small weights behind large inputs": fit_of(
+        x=RANDOM.normal(size=(120, 4)) * 8, layers=layers(*(
+            dense(f"a{i}", (64, 64), "relu", values=RANDOM.normal(size=(64, 64)) * 0.02)
+            for i in range(3)))),
     "a share": fit_of("sigmoid", 1, "mean_absolute_error", y=RANDOM.random(120), metrics=()),
     "short, wide": fit_of(steps=8, epochs=5, layers=(dense("a", (900, 3), "softmax"),)),
     "not built, a sequence": fit_of("linear", 1, "mean_squared_error", metrics=(),
@@ -260,3 +268,14 @@ def test_the_absolute_error_of_labels_has_its_least_at_a_label(share):
     squared = [((y - p) ** 2).mean() for p in answers]
     assert answers[np.argmin(absolute)] == round(share)
     assert answers[np.argmin(squared)] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("factor", "explained"), [(1e-3, False), (1.0, True)])
+def test_small_weights_do_not_explain_saturation(factor, explained):
+    chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * factor)
+             for i in range(3)]  # fmt: skip
+    (weights,) = RULES["initial_weights"](fit_of(layers=layers(*chain)))
+    saturated = Finding("saturation", "warning", "a1", 3, 40, "flat.")
+    told = told_once([weights, saturated], RULES)
+    assert [f.rule for f in told[0].consequences] == (["saturation"] if explained else [])
+    assert Finding.from_json(weights.to_json()) == weights

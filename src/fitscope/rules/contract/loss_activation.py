@@ -8,7 +8,8 @@ are sure and wrong. The absolute error of a label that is 1 in a share q of the 
 
 Fires on: softmax with binary cross-entropy (fault where targets hold other than one class a row);
 sigmoid with a categorical cross-entropy, or a single unit with one (fault); softmax with a
-regression loss on classes; one sigmoid unit with an absolute error on two classes.
+regression loss on classes, or on rows that do not sum to 1 (fault); one sigmoid unit with an
+absolute error on two classes.
 
 Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links); Gneiting
 and Raftery (2007), "Strictly Proper Scoring Rules" (the absolute error is none).
@@ -20,13 +21,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fitscope.rules.fit import Fit
+from fitscope.rules.fit import ArrayFact, Fit
 from fitscope.rules.rule import Sign, rule
 
 REGRESSION = frozenset(
     {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh",
      "mean_absolute_percentage_error", "mean_squared_logarithmic_error"}
 )  # fmt: skip
+# Of a sum of shares that were rounded or smoothed.
+_SLACK = 0.05
 _ABSOLUTE = frozenset({"mean_absolute_error", "mean_absolute_percentage_error"})
 
 
@@ -93,6 +96,18 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 "activation='softmax'; for labels that may be several, binary_crossentropy.",
                 evidence,
             )
+        elif activation == "softmax" and loss.name in REGRESSION and _off_simplex(target, units):
+            yield Sign(
+                output.path,
+                f"a softmax over {units} units is trained with {loss.name} on rows that do not sum "
+                "to 1.",
+                "What a softmax gives sums to 1: such rows cannot be met.",
+                "sigmoid with binary_crossentropy for labels that may be several, or no activation "
+                "for quantities.",
+                evidence,
+                severity="fault",
+                confidence=0.95,
+            )
         elif (
             activation in ("softmax", "sigmoid")
             and loss.name in REGRESSION
@@ -106,3 +121,11 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 evidence,
                 confidence=None if activation == "softmax" else 0.6,
             )
+
+
+def _off_simplex(target: ArrayFact, units: int) -> bool:
+    """Whether rows, more of them than a few odd ones, are no shares that sum to 1."""
+    if target.shape != (units,) or not target.is_number:
+        return False
+    sums = target.sample.astype(np.float64).sum(1)
+    return bool((np.abs(sums - 1) > _SLACK).mean() > 0.1)
