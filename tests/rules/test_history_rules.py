@@ -170,6 +170,12 @@ def test_signals_that_explode_along_depth(make_run, make_site):
     run = make_run({make_site(f"d{i}"): {"mean": 0, "std": s} for i, s in enumerate(sizes)})
     (found,) = RULES["signal_scale"](run)
     assert found.site == "d4"
+    assert "at d4" in found.message
+    large = [1e8, 1e8, 1e7]
+    (found,) = RULES["signal_scale"](
+        make_run({make_site(f"d{i}"): {"mean": 0, "std": s} for i, s in enumerate(large)})
+    )
+    assert found.message == "outputs have rms 1e8 from the first layer on."
     even = make_run({make_site(f"d{i}"): {"mean": 0, "std": 1 + i} for i in range(5)})
     assert RULES["signal_scale"](even) == []
 
