@@ -270,6 +270,22 @@ def test_the_absolute_error_of_labels_has_its_least_at_a_label(share):
     assert answers[np.argmin(squared)] == pytest.approx(share)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "epochs", "severity"),
+    [("adam", 100, "note"), ("adam", 3, "warning"), ("sgd", 100, "warning")],
+)
+def test_small_weights_are_outgrown_where_steps_are_as_long_as_the_rate(
+    optimizer, epochs, severity
+):
+    # Weights of 0.001 are 0.125 for 64 inputs after 124 steps of 0.001, if all go one way.
+    chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * 1e-3)
+             for i in range(3)]  # fmt: skip
+    (found,) = RULES["initial_weights"](
+        fit_of(layers=layers(*chain), optimizer=OptimizerFact(optimizer, 1e-3), epochs=epochs)
+    )
+    assert found.severity == severity
+
+
 @pytest.mark.parametrize(("factor", "explained"), [(1e-3, False), (1.0, True)])
 def test_small_weights_do_not_explain_saturation(factor, explained):
     chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * factor)

@@ -5,8 +5,8 @@ rms(kernel) * sqrt(fan in): 1 keeps the variance (Glorot: near 1, He: 1.41). The
 gains over the layers of a chain is the factor of the output's scale; without normalization it is
 held between 1 / `gain` and `gain`, to the power of the square root of the depth. Inputs whose rms
 is above 1 make up for weights that shrink, below 1 for weights that enlarge: then the product with
-that rms counts. Optimizers that divide by the gradient's size soon leave small weights behind, so
-under these the rule is less sure of them.
+that rms counts. Adam and its like move a weight by the rate in each step, whatever the gradient: of
+small weights that grow to 1 / sqrt(fan in) in half the steps of the training this is a note.
 
 Source: Glorot and Bengio (2010); He et al. (2015); Goodfellow et al. (2016), "Deep Learning", 8.4.
 """
@@ -75,7 +75,7 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
         large = product * min(scale, 1.0) > limit
         if large or product * max(scale, 1.0) < 1 / limit:
             worst = (max if large else min)(chain, key=lambda pair: pair[1])
-            bounded = fit.optimizer is not None and fit.optimizer.name in BOUNDED_STEP
+            outgrown = not large and _outgrown(fit, [layer for layer, _ in chain])
             yield Sign(
                 worst[0].path,
                 f"the initial weights {'enlarge' if large else 'shrink'} signals "
@@ -85,10 +85,20 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
                 "kernel_initializer='he_normal' before ReLU, else 'glorot_uniform'.",
                 {"product_of_gains": product, "gains": {la.path: g for la, g in chain},
                  "rms_of_inputs": scale, "threshold": limit},
-                severity="warning",
-                confidence=0.9 if large else 0.6 if bounded else 0.8,
+                severity="note" if outgrown else "warning",
+                confidence=0.9 if large else 0.5 if outgrown else 0.8,
                 explains=_OF_LARGE if large else _OF_SMALL,
             )  # fmt: skip
+
+
+def _outgrown(fit: Fit, layers: list[LayerFact]) -> bool:
+    """Whether steps of the rate's length take all these weights to a fair size in good time."""
+    optimizer, steps = fit.optimizer, fit.total_steps
+    if optimizer is None or optimizer.name not in BOUNDED_STEP or not optimizer.learning_rate:
+        return False
+    kernels = [layer.kernel for layer in layers]
+    missing = max(k.fan_in**-0.5 - k.rms for k in kernels if k is not None)
+    return steps is not None and missing / optimizer.learning_rate <= steps / 2
 
 
 def _input_rms(fit: Fit) -> float:
