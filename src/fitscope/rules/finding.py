@@ -157,8 +157,16 @@ class Findings(list[Finding]):
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings, the most severe first; among equals, the contract and then the surer one."""
+    """The findings, the most severe first.
+
+    Among equals those that explain most, then the contract, then the surer one.
+    """
     return sorted(
         findings,
-        key=lambda f: (SEVERITIES.index(f.severity), f.stage != "contract", -f.confidence),
+        key=lambda f: (
+            SEVERITIES.index(f.severity),
+            -len(f.consequences),
+            f.stage != "contract",
+            -f.confidence,
+        ),
     )

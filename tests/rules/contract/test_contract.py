@@ -295,3 +295,13 @@ def test_small_weights_do_not_explain_saturation(factor, explained):
     told = told_once([weights, saturated], RULES)
     assert [f.rule for f in told[0].consequences] == (["saturation"] if explained else [])
     assert Finding.from_json(weights.to_json()) == weights
+
+
+def test_what_explains_most_is_told_first():
+    asked = Finding("metric_task", "warning", "out", 0, 0, "accuracy.", stage="contract")
+    thrown = Finding("weights_moved_far", "warning", "out", 0, 90, "far.")
+    off = Finding("dead_units", "warning", "hidden", 5, 90, "off.")
+    useless = Finding("no_better_than_constant", "warning", "fit", 5, 90, "no better.")
+    told = told_once([asked, thrown, off, useless], RULES)
+    assert [f.rule for f in told] == ["weights_moved_far", "metric_task"]
+    assert len(told[0].consequences) == 2
