@@ -305,3 +305,12 @@ def test_what_explains_most_is_told_first():
     told = told_once([asked, thrown, off, useless], RULES)
     assert [f.rule for f in told] == ["weights_moved_far", "metric_task"]
     assert len(told[0].consequences) == 2
+
+
+def test_one_wrong_activation_is_told_once_with_the_remedy_for_its_targets():
+    classes = contract(fit_of(units=1, y=BINARY, loss="binary_crossentropy"))
+    quantities = contract(fit_of(units=1, y=QUANTITY, loss="mean_squared_error", metrics=()))
+    assert [f.rule for f in quantities.faults] == ["one_unit_softmax"]
+    assert "targets_in_range" in [f.rule for f in quantities[0].consequences]
+    assert "linear" in quantities[0].remedy
+    assert "sigmoid" in classes[0].remedy
