@@ -114,6 +114,13 @@ def test_a_script_is_run_with_its_arguments_and_judged(tmp_path: Path) -> None:
     assert "trained" in done.stderr, "what the script prints stands beside the JSON"
 
 
+def test_what_is_wrong_is_told_once_though_the_script_prints(tmp_path: Path) -> None:
+    loud = SCRIPT.replace("verbose=0", "verbose=2")
+    done = doctor(tmp_path, "train.py", "3", "softmax", script=loud)
+    assert "Epoch 3/3" in done.stdout
+    assert done.stdout.count("[one_unit_softmax]") == 1
+
+
 def test_a_script_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     done = doctor(tmp_path, "--json", "--seconds", "1", "train.py", "1000000", "sigmoid")
     value = json.loads(done.stdout)

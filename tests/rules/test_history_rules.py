@@ -114,6 +114,23 @@ def test_a_loss_that_stands_to_the_last_bit_is_a_fault(make_run):
     assert found.severity == "warning"
 
 
+@pytest.mark.parametrize(("planned", "severity"), [(12, "warning"), (50, "note")])
+def test_a_training_that_ended_untrained_is_told_of_though_it_still_fell(
+    make_run, planned, severity
+):
+    slow = history(np.linspace(0.76, 0.70, 12), fit={"epochs": planned})
+    (found,) = RULES["no_better_than_constant"](make_run({}, history=slow))
+    assert found.severity == severity
+    assert "still falling" in found.why
+
+
+@pytest.mark.parametrize(("planned", "severity"), [(14, "fault"), (100, "warning")])
+def test_a_plateau_is_no_fault_while_epochs_are_left(make_run, planned, severity):
+    flat = history(np.full(14, 0.694), fit={"epochs": planned})
+    (found,) = RULES["no_better_than_constant"](make_run({}, history=flat))
+    assert found.severity == severity
+
+
 def test_where_all_weights_stand_the_cause_is_at_the_loss(make_run):
     one, both = (RULES["unchanged_weights"](make_run({}, history=h))[0]
                  for h in FAULTY["unchanged_weights"])  # fmt: skip
@@ -153,6 +170,12 @@ def test_signals_that_explode_along_depth(make_run, make_site):
     run = make_run({make_site(f"d{i}"): {"mean": 0, "std": s} for i, s in enumerate(sizes)})
     (found,) = RULES["signal_scale"](run)
     assert found.site == "d4"
+    assert "at d4" in found.message
+    large = [1e8, 1e8, 1e7]
+    (found,) = RULES["signal_scale"](
+        make_run({make_site(f"d{i}"): {"mean": 0, "std": s} for i, s in enumerate(large)})
+    )
+    assert found.message == "outputs have rms 1e8 from the first layer on."
     even = make_run({make_site(f"d{i}"): {"mean": 0, "std": 1 + i} for i in range(5)})
     assert RULES["signal_scale"](even) == []
 

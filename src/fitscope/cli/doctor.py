@@ -89,9 +89,10 @@ def _of_script(path: Path, arguments: argparse.Namespace) -> int:
     from fitscope.cli.script import run_script
 
     def make_scope() -> Any:
-        from fitscope.scope.scope import Scope
+        from fitscope.launch.quiet_scope import QuietScope
 
-        return Scope(every=arguments.every)
+        # What is found is told once, when all is known.
+        return QuietScope(every=arguments.every)
 
     # What the script prints must not stand between the braces of the JSON.
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()

@@ -25,7 +25,10 @@ def told_once(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> Finding
     for finding in ordered:
         for place, cause in enumerate(told):
             known = rules.get(cause.rule)
-            if known is None or finding.rule not in known.explains:
+            if known is None:
+                continue
+            explained = known.explains if cause.explains is None else cause.explains
+            if finding.rule not in explained:
                 continue
             if cause.stage == "training" and finding.stage == "contract":
                 continue

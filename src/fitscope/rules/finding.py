@@ -32,6 +32,8 @@ class Finding:
         confidence: How sure the rule is that this is a fault of the training, 0 to 1.
         stage: `"contract"` or `"training"`.
         consequences: Findings that this one explains.
+        explains: Ids of rules whose findings follow from this one's; `None` for all that its rule
+            names.
 
     Example:
         >>> print(Finding("dead_units", "warning", "conv_1", 40, 90, "Half is off."))
@@ -50,6 +52,7 @@ class Finding:
     confidence: float = 1.0
     stage: Stage = "training"
     consequences: tuple[Finding, ...] = ()
+    explains: tuple[str, ...] | None = None
 
     @property
     def since(self) -> str:
@@ -113,6 +116,7 @@ class Finding:
             confidence=float(value.get("confidence", 1.0)),
             stage="contract" if value.get("stage") == "contract" else "training",
             consequences=tuple(cls.from_json(each) for each in value.get("consequences", ())),
+            explains=None if value.get("explains") is None else tuple(value["explains"]),
         )
 
 
@@ -153,8 +157,16 @@ class Findings(list[Finding]):
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """The findings, the most severe first; among equals, the contract and then the surer one."""
+    """The findings, the most severe first.
+
+    Among equals those that explain most, then the contract, then the surer one.
+    """
     return sorted(
         findings,
-        key=lambda f: (SEVERITIES.index(f.severity), f.stage != "contract", -f.confidence),
+        key=lambda f: (
+            SEVERITIES.index(f.severity),
+            -len(f.consequences),
+            f.stage != "contract",
+            -f.confidence,
+        ),
     )

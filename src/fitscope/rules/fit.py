@@ -116,6 +116,7 @@ class OutputFact:
         loss: What it is held against the targets with; `None` for no loss.
         activations: All activations that follow each other at the end, the last one first.
         ends_in: Class of the layer that gives it.
+        rank_known: Whether `shape` has all axes; of a model that is not built the last one is.
     """
 
     path: str
@@ -124,6 +125,7 @@ class OutputFact:
     loss: LossFact | None = None
     activations: tuple[str, ...] = ()
     ends_in: str = ""
+    rank_known: bool = True
 
     @property
     def units(self) -> int | None:

@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 )
 def loss_non_finite(run: Run) -> Iterator[Sign]:
     """Find where the loss stopped being a number."""
-    for curve, what in ((batches(run), "observed step"), (epochs(run), "epoch")):
+    for curve, what in ((batches(run), "step"), (epochs(run), "epoch")):
         bad = np.flatnonzero(~np.isfinite(curve.values))
         if not len(bad):
             continue
         first = int(curve.steps[bad[0]])
+        since = f"step {first}" if what == "step" else f"epoch {bad[0] + 1}"
         yield Sign(
             "loss",
-            f"the loss is {curve.values[bad[0]]} from step {first} on ({what} {bad[0] + 1}).",
+            f"the loss is {curve.values[bad[0]]} from {since} on.",
             "A NaN loss makes NaN gradients, and with the next update NaN weights: nothing learns.",
             "a learning rate ten times lower, clipnorm=1.0; look for log or division of 0.",
             {"first": first, "observed": len(curve), "non_finite": len(bad)},

@@ -4,7 +4,8 @@ Formula: the least loss of the last third of the epochs, training or validation,
 of the loss that the best answer without looking at the input has: the entropy of the class shares
 for cross-entropies, the variance of the targets for squared error, their mean distance from the
 median for absolute error. A fault where in the last half of at least 100 steps it did not fall by
-1% of that either; losses with regularizers are left out.
+1% of that either, and no epochs are left: a plateau can end. A note where it does fall and epochs
+are left. Losses with regularizers are left out.
 
 Source: Karpathy (2019), "A Recipe for Training Neural Networks" (dumb baselines); Cover and
 Thomas, entropy as the least expected code length.
@@ -49,7 +50,9 @@ def no_better_than_constant(
         return
     half = curve.values[len(curve) // 2 :]
     falling = float(half[0] - half[-1]) > 0.01 * baseline
-    lasting = curve.steps[-1] + 1 >= 100 and len(curve) >= 5
+    planned = settings.get("epochs")
+    ended = planned is None or len(curve) >= planned
+    lasting = ended and curve.steps[-1] + 1 >= 100 and len(curve) >= 5
     yield Sign(
         "fit",
         f"after {len(curve)} epochs the loss is {compact(float(curve.values[-1]))}; one constant "
@@ -61,5 +64,5 @@ def no_better_than_constant(
         {"loss": float(curve.values[-1]), "constant_answer_loss": baseline, "threshold": share},
         first_step=int(curve.steps[0]),
         last_step=int(curve.steps[-1]),
-        severity="fault" if lasting and not falling else "note" if falling else None,
+        severity="fault" if lasting and not falling else "note" if falling and not ended else None,
     )

@@ -25,6 +25,7 @@ class Sign:
         last_step: Last observed step.
         severity: In place of the rule's own.
         confidence: In place of the rule's own.
+        explains: In place of the rule's own, and narrower.
     """
 
     site: str
@@ -36,6 +37,7 @@ class Sign:
     last_step: int = 0
     severity: Severity | None = None
     confidence: float | None = None
+    explains: tuple[str, ...] | None = None
 
 
 Check = Callable[..., Iterable[Sign]]
@@ -121,6 +123,7 @@ class Rule:
             why=sign.why,
             confidence=self.confidence if sign.confidence is None else sign.confidence,
             stage=self.stage,
+            explains=sign.explains,
         )
 
 

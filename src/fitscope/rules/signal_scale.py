@@ -59,9 +59,12 @@ def signal_scale(run: Run, *, ratio: float = 50.0, large: float = 1e4) -> Iterat
         return
     place = most if grows else least
     name, value, step = sizes[place]
+    begin = f"outputs go from rms {compact(values[0])} at {sizes[0][0]} to {compact(value)}"
     yield Sign(
         name,
-        f"outputs go from rms {compact(values[0])} at {sizes[0][0]} to {compact(value)} at {name}.",
+        f"outputs have rms {compact(value)} from the first layer on."
+        if place == 0
+        else f"{begin} at {name}.",
         "Gradients scale alike: some layers get too long steps, others none.",
         "scale the inputs, kernel_initializer='he_normal', or a normalization between the layers.",
         {"rms": {n: v for n, v, _ in sizes[:50]}, "ratio": times, "threshold": limit},

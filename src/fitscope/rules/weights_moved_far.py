@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     "weights_moved_far",
     "A layer's weights are many times larger than at the beginning.",
     severity="warning",
-    explains=("dead_units", "saturation", "metric_flat"),
+    explains=("dead_units", "saturation", "metric_flat", "constant_output", "loss_flat",
+              "no_better_than_constant"),
     confidence=0.6,
-)
+)  # fmt: skip
 def weights_moved_far(run: Run, *, change: float = 30.0) -> Iterator[Sign]:
     """Find weights that exploded."""
     records = [r for r in run.history if r.get("event") == "end"]

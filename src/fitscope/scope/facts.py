@@ -325,7 +325,8 @@ def _unbuilt_output(model: Any, paths: Mapping[int, str]) -> tuple[OutputFact, .
         last = layers[-1]
         name = chain[0] if chain else "linear"
         path, shape = paths[id(last)], (None, _units(layer))
-        return (OutputFact(path, name, shape, loss, tuple(chain), type(last).__name__),)
+        kind = type(last).__name__
+        return (OutputFact(path, name, shape, loss, tuple(chain), kind, rank_known=False),)
     return ()
 
 

@@ -79,6 +79,9 @@ class Scope(keras.callbacks.Callback):
         ```
     """
 
+    is_quiet = False
+    """Whether findings are kept only, and printed by whoever made the scope."""
+
     # There is no hook at the end of batches: with one, Keras waits for every step's result.
 
     def __init__(
@@ -448,7 +451,7 @@ class Scope(keras.callbacks.Callback):
             session.on_batch = look_again
         session.writer.add_history({"event": "fit", **known.summary()})
         found = self._conclusion.before_training(known, session.writer)
-        if (self.params or {}).get("verbose"):
+        if (self.params or {}).get("verbose") and not self.is_quiet:
             warn_before(found)
 
     def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -474,7 +477,7 @@ class Scope(keras.callbacks.Callback):
                 session.writer.add_history({"event": "end", "step": steps, "weights": moved})
                 self._weights = None
             found = self._conclusion.new_findings(session.writer)
-            if (self.params or {}).get("verbose") and session.broken is None:
+            if (self.params or {}).get("verbose") and session.broken is None and not self.is_quiet:
                 say(found, len(self.unseen), self.cost)
         except Exception:
             tell(

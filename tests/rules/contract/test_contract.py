@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from trainings import array, dense, fit_of
 
-from fitscope.rules.fit import LayerFact, OptimizerFact, OutputFact, constant_answer
+from fitscope.rules.causes import told_once
+from fitscope.rules.finding import Finding
+from fitscope.rules.fit import LayerFact, LossFact, OptimizerFact, OutputFact, constant_answer
 from fitscope.rules.registry import RULES, contract
 
 RANDOM = np.random.default_rng(1)
@@ -42,6 +44,7 @@ HELD = (
     (array("validation y", [0] * 30),),
 )
 SEEN = RANDOM.normal(size=(120, 8))
+PLUS_MINUS = np.array([[0.5, -0.5, 0.5, 0.5], [0.5, 0.5, -0.5, 0.4]])
 NORM = other("BatchNormalization", "norm", output_shape=(None, 8), sources=("hidden",))
 
 FAULTY = {
@@ -87,6 +90,8 @@ FAULTY = {
         fit_of("softmax", 3, "mean_squared_error", y=ONE_HOT),
         fit_of("sigmoid", 3, "mean_squared_error", y=ONE_HOT),
         fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
+        fit_of("sigmoid", 1, "mean_absolute_error", y=BINARY),
+        fit_of("softmax", 3, "mean_squared_error", y=RANDOM.integers(0, 2, (120, 3))),
     ],
     "loss_task": [
         fit_of("linear", 1, "mean_squared_error"),
@@ -120,6 +125,7 @@ FAULTY = {
         with_rate("sgd", 0.2, momentum=0.95),
         with_rate("sgd", 1e-7),
         with_rate("rmsprop", 0.0),
+        with_rate("adadelta", 0.001),
     ],
     "inputs_scaled": [
         fit_of(x=IMAGES),
@@ -139,13 +145,29 @@ FAULTY = {
         fit_of("sigmoid", 1, "binary_crossentropy", x=LEAKING, y=BINARY),
         fit_of(x=SEEN, validation=((array("validation x", SEEN[::3]),), ())),
     ],
-    "few_steps": [fit_of(steps=1, epochs=5)],
+    "few_steps": [
+        fit_of(steps=1, epochs=5),
+        # 40 steps of 0.001 move no weight of 0.5 by a tenth; two inputs do not add up to much.
+        fit_of(steps=8, epochs=5, layers=layers(dense("a", (2, 4), "relu", values=PLUS_MINUS),
+                                                dense("out", (2, 4), values=PLUS_MINUS))),
+    ],
 }  # fmt: skip
 CASES = [(name, i) for name, fits in FAULTY.items() for i in range(len(fits))]
 
 HEALTHY = {
     "classifier": fit_of(),
     "logits": fit_of("linear", from_logits=True),
+    "shares": fit_of("softmax", 3, "mean_squared_error", y=RANDOM.dirichlet([2, 2, 2], 120)),
+    "small weights behind large inputs": fit_of(
+        x=RANDOM.normal(size=(120, 4)) * 8, layers=layers(*(
+            dense(f"a{i}", (64, 64), "relu", values=RANDOM.normal(size=(64, 64)) * 0.02)
+            for i in range(3)))),
+    "a share": fit_of("sigmoid", 1, "mean_absolute_error", y=RANDOM.random(120), metrics=()),
+    "short, wide": fit_of(steps=8, epochs=5, layers=(dense("a", (900, 3), "softmax"),)),
+    "not built, a sequence": fit_of("linear", 1, "mean_squared_error", metrics=(),
+        y=RANDOM.normal(size=(120, 20, 1)), outputs=(OutputFact(
+            "out", "linear", (None, 1), LossFact("mean_squared_error"), rank_known=False),)),
+    "adadelta": with_rate("adadelta", 1.0),
     "one hot": fit_of("softmax", 3, "categorical_crossentropy", y=ONE_HOT),
     "binary": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY),
     "binary column": fit_of("sigmoid", 1, "binary_crossentropy", y=BINARY[:, None]),
@@ -236,3 +258,59 @@ def test_sorted_by_a_sample_of_many_rows():
 )
 def test_the_loss_of_the_best_constant_answer(loss, y, expected):
     assert constant_answer(loss, array("y", y)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_the_absolute_error_of_labels_has_its_least_at_a_label(share):
+    y = (np.arange(1000) < 1000 * share).astype(float)
+    answers = np.linspace(0, 1, 101)
+    absolute = [np.abs(y - p).mean() for p in answers]
+    squared = [((y - p) ** 2).mean() for p in answers]
+    assert answers[np.argmin(absolute)] == round(share)
+    assert answers[np.argmin(squared)] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "epochs", "severity"),
+    [("adam", 100, "note"), ("adam", 3, "warning"), ("sgd", 100, "warning")],
+)
+def test_small_weights_are_outgrown_where_steps_are_as_long_as_the_rate(
+    optimizer, epochs, severity
+):
+    # Weights of 0.001 are 0.125 for 64 inputs after 124 steps of 0.001, if all go one way.
+    chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * 1e-3)
+             for i in range(3)]  # fmt: skip
+    (found,) = RULES["initial_weights"](
+        fit_of(layers=layers(*chain), optimizer=OptimizerFact(optimizer, 1e-3), epochs=epochs)
+    )
+    assert found.severity == severity
+
+
+@pytest.mark.parametrize(("factor", "explained"), [(1e-3, False), (1.0, True)])
+def test_small_weights_do_not_explain_saturation(factor, explained):
+    chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * factor)
+             for i in range(3)]  # fmt: skip
+    (weights,) = RULES["initial_weights"](fit_of(layers=layers(*chain)))
+    saturated = Finding("saturation", "warning", "a1", 3, 40, "flat.")
+    told = told_once([weights, saturated], RULES)
+    assert [f.rule for f in told[0].consequences] == (["saturation"] if explained else [])
+    assert Finding.from_json(weights.to_json()) == weights
+
+
+def test_what_explains_most_is_told_first():
+    asked = Finding("metric_task", "warning", "out", 0, 0, "accuracy.", stage="contract")
+    thrown = Finding("weights_moved_far", "warning", "out", 0, 90, "far.")
+    off = Finding("dead_units", "warning", "hidden", 5, 90, "off.")
+    useless = Finding("no_better_than_constant", "warning", "fit", 5, 90, "no better.")
+    told = told_once([asked, thrown, off, useless], RULES)
+    assert [f.rule for f in told] == ["weights_moved_far", "metric_task"]
+    assert len(told[0].consequences) == 2
+
+
+def test_one_wrong_activation_is_told_once_with_the_remedy_for_its_targets():
+    classes = contract(fit_of(units=1, y=BINARY, loss="binary_crossentropy"))
+    quantities = contract(fit_of(units=1, y=QUANTITY, loss="mean_squared_error", metrics=()))
+    assert [f.rule for f in quantities.faults] == ["one_unit_softmax"]
+    assert "targets_in_range" in [f.rule for f in quantities[0].consequences]
+    assert "linear" in quantities[0].remedy
+    assert "sigmoid" in classes[0].remedy

@@ -3,7 +3,10 @@
 Formula: units with equal weights get equal gradients, and stay equal. The gain of a layer is
 rms(kernel) * sqrt(fan in): 1 keeps the variance (Glorot: near 1, He: 1.41). The product of the
 gains over the layers of a chain is the factor of the output's scale; without normalization it is
-held between 1 / `gain` and `gain`, to the power of the square root of the depth.
+held between 1 / `gain` and `gain`, to the power of the square root of the depth. Inputs whose rms
+is above 1 make up for weights that shrink, below 1 for weights that enlarge: then the product with
+that rms counts. Adam and its like move a weight by the rate in each step, whatever the gradient: of
+small weights that grow to 1 / sqrt(fan in) in half the steps of the training this is a note.
 
 Source: Glorot and Bengio (2010); He et al. (2015); Goodfellow et al. (2016), "Deep Learning", 8.4.
 """
@@ -14,10 +17,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fitscope.rules.contract.inputs_scaled import sees_scale
+from fitscope.rules.contract.learning_rate import BOUNDED_STEP
 from fitscope.rules.fit import DENSE, NORMALIZING, Fit, LayerFact
 from fitscope.rules.rule import Sign, rule
 from fitscope.terminal.numbers import compact
 
+_OF_SMALL = ("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
+             "vanishing_gradients", "metric_flat", "signal_scale",
+             "weights_barely_moved")  # fmt: skip
+_OF_LARGE = ("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
+             "dead_units", "saturation", "loss_diverges", "loss_non_finite", "non_finite",
+             "exploding_gradients", "metric_flat", "signal_scale", "loss_oscillates")  # fmt: skip
 _MULTIPLY = DENSE | {"Conv1D", "Conv2D", "Conv3D"}
 
 
@@ -60,9 +71,11 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
     if chain and not normalized and not fit.custom_step and fit.sequential:
         product = float(np.exp(np.sum(np.log([g for _, g in chain]))))
         limit = gain ** float(np.sqrt(len(chain)))
-        worst = max(chain, key=lambda pair: abs(np.log(pair[1])))
-        if not 1 / limit <= product <= limit:
-            large = product > 1
+        scale = _input_rms(fit)
+        large = product * min(scale, 1.0) > limit
+        if large or product * max(scale, 1.0) < 1 / limit:
+            worst = (max if large else min)(chain, key=lambda pair: pair[1])
+            outgrown = not large and _outgrown(fit, [layer for layer, _ in chain])
             yield Sign(
                 worst[0].path,
                 f"the initial weights {'enlarge' if large else 'shrink'} signals "
@@ -71,9 +84,29 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
                 "the scale.",
                 "kernel_initializer='he_normal' before ReLU, else 'glorot_uniform'.",
                 {"product_of_gains": product, "gains": {la.path: g for la, g in chain},
-                 "threshold": limit},
-                severity="warning",
+                 "rms_of_inputs": scale, "threshold": limit},
+                severity="note" if outgrown else "warning",
+                confidence=0.9 if large else 0.5 if outgrown else 0.8,
+                explains=_OF_LARGE if large else _OF_SMALL,
             )  # fmt: skip
+
+
+def _outgrown(fit: Fit, layers: list[LayerFact]) -> bool:
+    """Whether steps of the rate's length take all these weights to a fair size in good time."""
+    optimizer, steps = fit.optimizer, fit.total_steps
+    if optimizer is None or optimizer.name not in BOUNDED_STEP or not optimizer.learning_rate:
+        return False
+    kernels = [layer.kernel for layer in layers]
+    missing = max(k.fan_in**-0.5 - k.rms for k in kernels if k is not None)
+    return steps is not None and missing / optimizer.learning_rate <= steps / 2
+
+
+def _input_rms(fit: Fit) -> float:
+    """Of the only input, where the first weights see its scale; 1 where that is not known."""
+    if len(fit.inputs) != 1 or not fit.inputs[0].finite.size or not sees_scale(fit):
+        return 1.0
+    size = float(np.sqrt(np.mean(fit.inputs[0].finite ** 2)))
+    return size if size > 0 else 1.0
 
 
 def _equal_units(layers: list[LayerFact]) -> Sign:

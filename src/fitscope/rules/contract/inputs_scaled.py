@@ -42,7 +42,7 @@ def inputs_scaled(
     fit: Fit, *, rms: float = 10.0, tiny: float = 1e-3, spread: float = 100.0
 ) -> Iterator[Sign]:
     """Find inputs that should be scaled."""
-    if fit.custom_step or not _reaches_weights(fit):
+    if fit.custom_step or not sees_scale(fit):
         return
     for array in fit.inputs:
         if not array.is_number or not array.finite.size:
@@ -96,8 +96,12 @@ def _deviations(array: ArrayFact) -> np.ndarray:
     return columns if len(columns) else np.ones(1)
 
 
-def _reaches_weights(fit: Fit) -> bool:
-    """Whether the first layers with weights see the inputs' own scale."""
+def sees_scale(fit: Fit) -> bool:
+    """Whether the first layers with weights see the inputs' own scale.
+
+    Args:
+        fit: The training.
+    """
     first = [layer for layer in fit.layers if not layer.sources and layer.kind not in _CONTAINERS]
     seen: set[str] = set()
     while first:

@@ -3,26 +3,34 @@
 Formula: softmax makes the units share one sum, binary cross-entropy judges each unit by itself;
 sigmoid units do not share one, categorical cross-entropy assumes they do. With squared error
 behind softmax or sigmoid the gradient carries the factor p(1 - p), which vanishes for answers that
-are sure and wrong.
+are sure and wrong. The absolute error of a label that is 1 in a share q of the cases, q(1 - p) +
+(1 - q)p, is a straight line in p: it is lowest at p = 0 or 1, at the more frequent label.
 
 Fires on: softmax with binary cross-entropy (fault where targets hold other than one class a row);
 sigmoid with a categorical cross-entropy, or a single unit with one (fault); softmax with a
-regression loss on classes.
+regression loss on classes, or on rows that do not sum to 1 (fault); one sigmoid unit with an
+absolute error on two classes.
 
-Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links).
+Source: Bishop (2006), "Pattern Recognition and Machine Learning", 4.3.6 (canonical links); Gneiting
+and Raftery (2007), "Strictly Proper Scoring Rules" (the absolute error is none).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fitscope.rules.fit import Fit
+import numpy as np
+
+from fitscope.rules.fit import ArrayFact, Fit
 from fitscope.rules.rule import Sign, rule
 
 REGRESSION = frozenset(
     {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh",
      "mean_absolute_percentage_error", "mean_squared_logarithmic_error"}
 )  # fmt: skip
+# Of a sum of shares that were rounded or smoothed.
+_SLACK = 0.05
+_ABSOLUTE = frozenset({"mean_absolute_error", "mean_absolute_percentage_error"})
 
 
 @rule(
@@ -52,6 +60,21 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 severity="fault",
                 confidence=1.0,
             )
+        if (
+            units == 1
+            and activation in ("sigmoid", "hard_sigmoid")
+            and loss.name in _ABSOLUTE
+            and target.classes is not None
+            and np.isin(target.classes, (0, 1)).all()
+        ):
+            yield Sign(
+                output.path,
+                f"one {activation} unit is trained with {loss.name} on two classes.",
+                "The absolute error of labels is lowest at the more frequent one, whatever the "
+                "odds; sure and wrong answers hardly learn.",
+                "binary_crossentropy.",
+                evidence,
+            )
         if units < 2 or loss.from_logits:
             continue
         if activation == "softmax" and loss.name == "binary_crossentropy":
@@ -73,6 +96,18 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 "activation='softmax'; for labels that may be several, binary_crossentropy.",
                 evidence,
             )
+        elif activation == "softmax" and loss.name in REGRESSION and _off_simplex(target, units):
+            yield Sign(
+                output.path,
+                f"a softmax over {units} units is trained with {loss.name} on rows that do not sum "
+                "to 1.",
+                "What a softmax gives sums to 1: such rows cannot be met.",
+                "sigmoid with binary_crossentropy for labels that may be several, or no activation "
+                "for quantities.",
+                evidence,
+                severity="fault",
+                confidence=0.95,
+            )
         elif (
             activation in ("softmax", "sigmoid")
             and loss.name in REGRESSION
@@ -86,3 +121,11 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 evidence,
                 confidence=None if activation == "softmax" else 0.6,
             )
+
+
+def _off_simplex(target: ArrayFact, units: int) -> bool:
+    """Whether rows, more of them than a few odd ones, are no shares that sum to 1."""
+    if target.shape != (units,) or not target.is_number:
+        return False
+    sums = target.sample.astype(np.float64).sum(1)
+    return bool((np.abs(sums - 1) > _SLACK).mean() > 0.1)

@@ -40,7 +40,9 @@ def loss_task(fit: Fit, *, classes: int = 20) -> Iterator[Sign]:
         yield Sign(
             output.path,
             f"one unit ({output.activation}) is trained with {loss.name} on {count} classes.",
-            "It treats labels as quantities: class 2 is twice class 1, and near class 3.",
+            "Answers are no probabilities, and those beyond 0 and 1 count as errors."
+            if count == 2
+            else "It treats labels as quantities: class 2 is twice class 1, and near class 3.",
             "sigmoid with binary_crossentropy."
             if count == 2
             else f"{count} softmax units with sparse_categorical_crossentropy.",

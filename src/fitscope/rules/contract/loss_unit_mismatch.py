@@ -32,6 +32,8 @@ def loss_unit_mismatch(fit: Fit) -> Iterator[Sign]:
         given, wanted = output.shape[1:], target.shape
         if not target.rows or None in given or not given or given == wanted:
             continue
+        if not output.rank_known and len(wanted) > 1:
+            continue
         squeezed = wanted[:-1] if wanted and wanted[-1] == 1 else wanted
         if squeezed == (given[:-1] if given[-1] == 1 else given):
             continue

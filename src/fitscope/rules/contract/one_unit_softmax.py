@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fitscope.rules.contract.loss_activation import REGRESSION
 from fitscope.rules.fit import Fit
 from fitscope.rules.rule import Sign, rule
 
@@ -24,16 +25,24 @@ from fitscope.rules.rule import Sign, rule
     severity="fault",
     stage="contract",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
-              "loss_unit_mismatch", "saturation", "vanishing_gradients", "metric_flat"),
+              "loss_unit_mismatch", "saturation", "vanishing_gradients", "metric_flat",
+              "targets_in_range", "loss_task"),
 )  # fmt: skip
 def one_unit_softmax(fit: Fit) -> Iterator[Sign]:
     """Find outputs that are constant by their formula."""
+    quantities = {
+        output.path
+        for output, loss, target in fit.pairs()
+        if loss.name in REGRESSION and target.sample.size and target.classes is None
+    }
     for output in fit.outputs:
         if output.activation == "softmax" and output.units == 1:
             yield Sign(
                 output.path,
                 "the softmax has one unit, so every prediction is exactly 1.",
                 "exp(z) / exp(z) = 1 for every z: the prediction does not depend on the input.",
-                "activation='sigmoid' with binary_crossentropy, or one unit for each class.",
+                "activation=None (linear) in the last layer, for targets that are quantities."
+                if output.path in quantities
+                else "activation='sigmoid' with binary_crossentropy, or one unit for each class.",
                 {"units": 1, "activation": "softmax"},
             )
