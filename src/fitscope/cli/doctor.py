@@ -89,9 +89,11 @@ def _of_script(path: Path, arguments: argparse.Namespace) -> int:
     from fitscope.cli.script import run_script
 
     def make_scope() -> Any:
+        from fitscope.scope.instructions import watch
         from fitscope.scope.scope import Scope
+        from fitscope.statistics.effective_rank import EffectiveRank
 
-        return Scope(every=arguments.every)
+        return Scope(watch("**", statistics=[EffectiveRank()]), every=arguments.every)
 
     # What the script prints must not stand between the braces of the JSON.
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()

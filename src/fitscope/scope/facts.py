@@ -50,11 +50,17 @@ def with_batch(fit: Fit, batch: Any) -> Fit:
         fit: The facts before the first step.
         batch: `(x, y, sample_weight)`, or a part of it.
     """
-    x, y = _two(batch)
+    x, y, weights = _three(batch)
     inputs = _arrays("x", x, whole=False)
     size = inputs[0].rows if inputs else fit.batch_size
-    targets = _arrays("y", y, whole=False)
-    return dataclasses.replace(fit, inputs=inputs, targets=targets, batch_size=size)
+    return dataclasses.replace(
+        fit,
+        inputs=inputs,
+        targets=_arrays("y", y, whole=False),
+        sample_weights=_arrays("sample_weight", weights, whole=False),
+        weighted=fit.weighted or weights is not None,
+        batch_size=size,
+    )
 
 
 def facts(model: Any) -> Fit:
@@ -68,7 +74,8 @@ def facts(model: Any) -> Fit:
     variables = keras_internals.fit_in_progress(model) or {}
     iterator = variables.get("epoch_iterator")
     data = keras_internals.arrays_of(iterator) if iterator is not None else None
-    (x, y), whole = (_two(data[0]), data[1]) if data is not None else ((None, None), False)
+    given, whole = (None, False) if data is None else data
+    x, y, weights = _three(given)
     inputs, targets = _arrays("x", x, whole), _arrays("y", y, whole)
     batch_size = keras_internals.batch_size(iterator)
     if batch_size is None and inputs and not whole:
@@ -94,6 +101,7 @@ def facts(model: Any) -> Fit:
         steps=_steps(variables, iterator),
         shuffle=keras_internals.shuffles(iterator),
         weighted=any(variables.get(n) is not None for n in ("class_weight", "sample_weight")),
+        sample_weights=_arrays("sample_weight", weights, whole),
         sequential=isinstance(model, keras.Sequential),
         custom_step=keras_internals.has_own_step(model),
         backend=keras_internals.backend_name(),
@@ -101,9 +109,11 @@ def facts(model: Any) -> Fit:
     )
 
 
-def _two(data: Any) -> tuple[Any, Any]:
+def _three(data: Any) -> tuple[Any, Any, Any]:
+    """x, y and sample weights; None for what is not there."""
     parts: tuple[Any, ...] = tuple(data) if isinstance(data, (tuple, list)) else (data,)
-    return parts[0], parts[1] if len(parts) > 1 else None
+    x, y, weights = (*parts[:3], None, None, None)[:3]
+    return x, y, weights
 
 
 def _steps(variables: Mapping[str, Any], iterator: Any) -> int | None:
@@ -197,6 +207,8 @@ def _layer(entry: Entry, paths: Mapping[int, str]) -> LayerFact:
             paths[id(source)] for source in keras_internals.sources(target) if id(source) in paths
         ),
         regularization=_regularization(own),
+        dtype=str(getattr(target, "compute_dtype", None) or "float32"),
+        variable_dtype=str(getattr(target, "variable_dtype", None) or "float32"),
     )
 
 
@@ -410,7 +422,8 @@ def _optimizer(optimizer: Any) -> OptimizerFact | None:
     names = ("momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay")
     options = {n: _plain(getattr(inner, n)) for n in names if hasattr(inner, n)}
     options["scheduled"] = keras_internals.has_schedule(inner)
-    return OptimizerFact(type(inner).__name__.lower(), rate, options)
+    scales = keras_internals.scales_loss(optimizer)
+    return OptimizerFact(type(inner).__name__.lower(), rate, options, scales)
 
 
 def _metrics(model: Any) -> tuple[str, ...]:

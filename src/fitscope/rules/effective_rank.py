@@ -1,0 +1,106 @@
+"""Representations that have collapsed: all rows of a batch on one line.
+
+Formula: `effective_rank.rank` (docs/statistics.md), the participation ratio tr(C)^2 / tr(C^2) of
+the centred rows of a batch, below `rank` in every observed step of a stretch of at least 10 up to
+the end and at least half of all observed, where at least `possible` is possible. Collapse is no
+fault by itself: the last hidden layer of a classifier of K classes comes down to K - 1 directions
+when it has learned them all, and to one for a single output. So it is told only
+
+- of a hidden layer while the loss stays above `loss` of that of the best constant answer;
+- of an output of 8 units or more whose loss has no such baseline (an embedding, for example); a
+  warning where loss or step are the model's own, a note where not.
+
+Data that lie on a line themselves are left out, where the model's input was measured, too.
+
+Needs the statistic: `fitscope doctor train.py` records it, and
+`fs.watch("**", statistics=[fs.statistics.EffectiveRank()])` does.
+
+Source: Papyan, Han and Donoho (2020), "Prevalence of Neural Collapse", for what is no fault; Jing
+et al. (2022), "Understanding Dimensional Collapse", for what is; Dong et al. (2021), "Attention is
+not all you need", rank collapse in depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fitscope.rules.history import batches, of_fit
+from fitscope.rules.outputs import output_paths
+from fitscope.rules.rule import Sign, rule
+from fitscope.rules.series import MIN_STEPS, Series, lasting_tail, series_of, when
+from fitscope.terminal.numbers import compact, count
+
+if TYPE_CHECKING:
+    from fitscope.run.reader import Run
+
+RANK, POSSIBLE = "effective_rank.rank", "effective_rank.possible"
+MIN_STRETCH = 0.5
+
+
+@rule(
+    "effective_rank",
+    "The rows of a batch have collapsed onto one line.",
+    severity="warning",
+    explains=("no_better_than_constant", "loss_flat", "metric_flat"),
+    confidence=0.6,
+)
+def effective_rank(
+    run: Run,
+    *,
+    rank: float = 1.2,
+    possible: float = 8.0,
+    loss: float = 0.9,
+    min_steps: int = MIN_STEPS,
+) -> Iterator[Sign]:
+    """Find the first layer whose output is one direction, while nothing is learned."""
+    if RANK not in run.user_statistics:
+        return
+    fit, curve = of_fit(run), batches(run)
+    baseline = fit.get("constant_answer_loss")
+    if baseline and (not len(curve) or np.median(curve.thirds()[1]) < loss * float(baseline)):
+        return
+    found = series_of(run, [RANK, POSSIBLE])
+    ports = {site.name: site for site in run.sites}
+    if any(ports[n].port == "input" and _rank(s) < 2 for n, s in found.items()):
+        return
+    outputs = output_paths(run)
+    collapsed: list[tuple[str, Series, int]] = []
+    for name, series in found.items():
+        site = ports[name]
+        if site.port != "output" or (site.path in outputs) == bool(baseline):
+            continue
+        if float(np.nanmedian(series[POSSIBLE])) < possible:
+            continue
+        stretch = lasting_tail(series[RANK] < rank)
+        if stretch >= max(min_steps, MIN_STRETCH * len(series)):
+            collapsed.append((name, series, stretch))
+    if not collapsed:
+        return
+    name, series, stretch = collapsed[0]
+    first, last = int(series.steps[-stretch]), int(series.steps[-1])
+    others = len(collapsed) - 1
+    more = f"; {count(others)} more layers after it" if others else ""
+    own = bool(fit.get("own_loss") or fit.get("custom_step"))
+    seen, most = _rank(series), float(np.nanmedian(series[POSSIBLE]))
+    yield Sign(
+        name,
+        f"rows lay on one line (rank {compact(seen)} of {compact(most)}) "
+        f"{when(stretch, len(series), first)}{more}.",
+        "The layer tells samples apart by one number, and the loss is no better than a constant's."
+        if baseline
+        else "All samples have about the same representation, up to one number.",
+        "normalization before the layer, skip connections, a smaller learning rate; for embeddings "
+        "a loss that holds samples apart.",
+        {"rank": seen, "possible": most, "observed_steps": stretch,
+         "other_sites": [n for n, _, _ in collapsed[1:]][:20], "threshold_rank": rank},
+        first,
+        last,
+        severity=None if baseline or own else "note",
+    )  # fmt: skip
+
+
+def _rank(series: Series) -> float:
+    return float(np.nanmedian(series[RANK]))
