@@ -45,8 +45,9 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
     for seed in range(given.seeds):
         planned += [(make, None, seed) for make in (*BASES, *CONTROLS)]
         for place, fault in enumerate(FAULTS):
-            # Each fault begins at another base, so that few bases still cover all.
-            turned = [*BASES[place % len(BASES) :], *BASES[: place % len(BASES)]]
+            # Each fault and each seed begins at another base, so that few bases still cover all.
+            first = (place + seed) % len(BASES)
+            turned = [*BASES[first:], *BASES[:first]]
             planned += [(make, fault, seed) for make in turned]
     used: dict[tuple[str, int], int] = {}
     for make, fault, seed in planned:

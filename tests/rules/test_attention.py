@@ -70,6 +70,17 @@ def test_finds(run_of, state, probabilities):
     assert learned.severity == "note"
 
 
+def test_without_a_baseline_the_fall_of_the_loss_counts(make_run, make_site):
+    site = make_site("attn/softmax", None, layer_class="Softmax", shape=(8, 2, KEYS, KEYS))
+    sites = {site: columns(UNIFORM), make_site("out"): {}}
+    steps = losses(0.68)[1:]
+    (found,) = attention(make_run(sites, history=steps))
+    assert found.severity == "warning"
+    falling = [{**r, "logs": {"loss": 0.98 ** r["step"]}} for r in steps]
+    (found,) = attention(make_run(sites, history=falling))
+    assert found.severity == "note"
+
+
 CAUSAL = softmax(np.where(np.tri(KEYS) > 0, scores(0.01), -1e9))
 
 

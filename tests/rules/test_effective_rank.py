@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from fitscope.rules.effective_rank import POSSIBLE, RANK, effective_rank
+from fitscope.rules.effective_rank import POSSIBLE, RANK, SPREAD, effective_rank
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
 from fitscope.statistics.moments import COLUMNS
@@ -12,7 +13,7 @@ from fitscope.statistics.moments import COLUMNS
 STEPS = 40
 
 
-def run_of(sites, ranks, loss=0.69, possible=15, **fit):
+def run_of(sites, ranks, loss=0.69, possible=15, spread=0.3, **fit):
     writer = RunWriter(None, config={})
     given = {"event": "fit", "constant_answer_loss": 0.69, **fit}
     writer.add_history(given)
@@ -26,7 +27,11 @@ def run_of(sites, ranks, loss=0.69, possible=15, **fit):
         extra = []
         for index, rank in zip(indices, ranks, strict=True):
             at = np.broadcast_to(np.asarray(rank, float), (STEPS,))[step]
-            extra += [(int(index), RANK, float(at)), (int(index), POSSIBLE, float(possible))]
+            extra += [
+                (int(index), RANK, float(at)),
+                (int(index), POSSIBLE, float(possible)),
+                (int(index), SPREAD, spread),
+            ]
         writer.append(StepRecord(step, 0, "train", indices, moments, extra=extra))
     return writer.run
 
@@ -71,3 +76,11 @@ def test_embeddings_that_collapse(make_site):
 
 def test_without_the_statistic_nothing_is_said(make_run, make_site):
     assert effective_rank(make_run({make_site("a"): {}})) == []
+
+
+def test_rows_that_are_about_equal(make_site):
+    sites = [make_site("a"), make_site("out")]
+    (found,) = effective_rank(run_of(sites, [6.0, 6.0], spread=1e-6))
+    assert found.site == "a"
+    assert found.evidence["deviation"] == pytest.approx(1e-3)
+    assert "within 0.1%" in found.message

@@ -43,6 +43,9 @@ def test_is_that_of_the_covariance(name):
     x = CASES[name]
     found = measured(x)
     assert found["rank"] == pytest.approx(expected(x), rel=2e-3)
+    flat = np.asarray(x, np.float64)[:32].reshape(min(32, len(x)), -1)
+    spread = flat.var(0).sum() / np.square(flat).mean(0).sum()
+    assert found["spread"] == pytest.approx(spread, rel=2e-3)
     assert found["possible"] == min(min(32, len(x)) - 1, int(np.prod(x.shape[1:])))
 
 
@@ -59,7 +62,7 @@ def test_rows_that_are_equal_have_none(value):
 
 def test_numbers_and_vectors():
     assert measured(RANDOM.normal(size=30))["rank"] == pytest.approx(1.0)
-    assert measured(3.0) == {"rank": 0.0, "possible": 0.0}
+    assert measured(3.0) == {"rank": 0.0, "possible": 0.0, "spread": 0.0}
 
 
 def test_nan_stays_nan():
@@ -68,9 +71,11 @@ def test_nan_stays_nan():
 
 def test_states_merge_to_means():
     statistic = EffectiveRank()
-    a, b = np.float32([4, 10, 1]), np.float32([2, 6, 1])
+    a, b = np.float32([4, 10, 0.5, 1]), np.float32([2, 6, 0.25, 1])
     np.testing.assert_array_equal(statistic.merge(a, b), statistic.merge(b, a))
-    assert statistic.result(statistic.merge(a, b)) == {"rank": 3.0, "possible": 8.0}
+    assert statistic.result(statistic.merge(a, b)) == {
+        "rank": 3.0, "possible": 8.0, "spread": 0.375,
+    }  # fmt: skip
 
 
 def test_a_row_has_no_rank():

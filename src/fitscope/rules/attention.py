@@ -11,12 +11,12 @@ from every query of the batch, in all heads. *Sharp*: keys looked at < `sharp`, 
 two or more. *Uniform*: std <= `spread` * mean over at least `keys` keys, from the first observed
 step on; only where nothing is masked, since rows of different lengths differ. Each in every
 observed step of a stretch of at least 10 up to the end, and at least a quarter of all observed.
-A warning where the loss is above half of that of the best constant answer, a note where it is
-below, or not known: a task may want a mean, or one key.
+A warning where the loss is above half of that of the best constant answer, or where that is not
+known and the loss fell by less than a tenth; else a note, for a task may want a mean, or one key.
 
 Not seen: attention through the fused kernel. Keras takes it where `dropout=0` and no scores are
 asked for, and then there are no probabilities to look at. `return_attention_scores=True` in the
-call, or a dropout above 0, takes the way through the layer `<attention>/softmax`; in a layer of
+call, or a dropout above 0, takes the way through the layer `<attention>/softmax*`; in a layer of
 your own write `fs.tap(probabilities, "attention")`.
 
 Source: Zhai et al. (2023), "Stabilizing Transformer Training by Preventing Attention Entropy
@@ -137,8 +137,11 @@ def _is_attention(site: Site) -> bool:
 
 
 def _learned(run: Run) -> bool | None:
-    """Whether the loss has come below half of the best constant answer's; None if not known."""
+    """Whether the loss shows that something was learned; None where it does not say."""
     baseline, curve = of_fit(run).get("constant_answer_loss"), batches(run)
-    if not baseline or not len(curve):
+    if not len(curve):
         return None
-    return float(np.median(curve.thirds()[1])) < 0.5 * float(baseline)
+    first, last = (float(np.median(part)) for part in curve.thirds())
+    if baseline:
+        return last < 0.5 * float(baseline)
+    return False if last > 0.9 * first > 0 else None

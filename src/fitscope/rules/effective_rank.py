@@ -1,10 +1,12 @@
-"""Representations that have collapsed: all rows of a batch on one line.
+"""Representations that have collapsed: all rows of a batch on one line, or in one point.
 
 Formula: `effective_rank.rank` (docs/statistics.md), the participation ratio tr(C)^2 / tr(C^2) of
-the centred rows of a batch, below `rank` in every observed step of a stretch of at least 10 up to
-the end and at least half of all observed, where at least `possible` is possible. Collapse is no
-fault by itself: the last hidden layer of a classifier of K classes comes down to K - 1 directions
-when it has learned them all, and to one for a single output. So it is told only
+the centred rows of a batch, below `rank` where at least `possible` is possible; or
+`effective_rank.spread`, the share of the rows' squares that is around their mean, below `spread`,
+which is rows within 1% of each other. In every observed step of a stretch of at least 10 up to
+the end and at least half of all observed. Collapse is no fault by itself: the last hidden layer of
+a classifier of K classes comes down to K - 1 directions when it has learned them all, and to one
+for a single output. So it is told only
 
 - of a hidden layer while the loss stays above `loss` of that of the best constant answer;
 - of an output of 8 units or more whose loss has no such baseline (an embedding, for example); a
@@ -31,18 +33,19 @@ from fitscope.rules.history import batches, of_fit
 from fitscope.rules.outputs import output_paths
 from fitscope.rules.rule import Sign, rule
 from fitscope.rules.series import MIN_STEPS, Series, lasting_tail, series_of, when
-from fitscope.terminal.numbers import compact, count
+from fitscope.terminal.numbers import compact, count, percent
 
 if TYPE_CHECKING:
     from fitscope.run.reader import Run
 
 RANK, POSSIBLE = "effective_rank.rank", "effective_rank.possible"
+SPREAD = "effective_rank.spread"
 MIN_STRETCH = 0.5
 
 
 @rule(
     "effective_rank",
-    "The rows of a batch have collapsed onto one line.",
+    "The rows of a batch have collapsed onto one line, or into one point.",
     severity="warning",
     explains=("no_better_than_constant", "loss_flat", "metric_flat"),
     confidence=0.6,
@@ -52,17 +55,18 @@ def effective_rank(
     *,
     rank: float = 1.2,
     possible: float = 8.0,
+    spread: float = 1e-4,
     loss: float = 0.9,
     min_steps: int = MIN_STEPS,
 ) -> Iterator[Sign]:
-    """Find the first layer whose output is one direction, while nothing is learned."""
+    """Find the first layer that does not tell samples apart, while nothing is learned."""
     if RANK not in run.user_statistics:
         return
     fit, curve = of_fit(run), batches(run)
     baseline = fit.get("constant_answer_loss")
     if baseline and (not len(curve) or np.median(curve.thirds()[1]) < loss * float(baseline)):
         return
-    found = series_of(run, [RANK, POSSIBLE])
+    found = series_of(run, [RANK, POSSIBLE, SPREAD])
     ports = {site.name: site for site in run.sites}
     if any(ports[n].port == "input" and _rank(s) < 2 for n, s in found.items()):
         return
@@ -74,7 +78,7 @@ def effective_rank(
             continue
         if float(np.nanmedian(series[POSSIBLE])) < possible:
             continue
-        stretch = lasting_tail(series[RANK] < rank)
+        stretch = lasting_tail((series[RANK] < rank) | (series[SPREAD] < spread))
         if stretch >= max(min_steps, MIN_STRETCH * len(series)):
             collapsed.append((name, series, stretch))
     if not collapsed:
@@ -85,17 +89,23 @@ def effective_rank(
     more = f"; {count(others)} more layers after it" if others else ""
     own = bool(fit.get("own_loss") or fit.get("custom_step"))
     seen, most = _rank(series), float(np.nanmedian(series[POSSIBLE]))
+    apart = float(np.sqrt(np.nanmedian(series[SPREAD][-stretch:])))
+    where = (
+        f"were within {percent(apart)} of each other"
+        if apart**2 < spread
+        else f"lay on one line (rank {compact(seen)} of {compact(most)})"
+    )
     yield Sign(
         name,
-        f"rows lay on one line (rank {compact(seen)} of {compact(most)}) "
+        f"all samples {where} "
         f"{when(stretch, len(series), first)}{more}.",
-        "The layer tells samples apart by one number, and the loss is no better than a constant's."
-        if baseline
-        else "All samples have about the same representation, up to one number.",
+        "The layer hardly tells samples apart"
+        + (", and the loss is no better than a constant's." if baseline else "."),
         "normalization before the layer, skip connections, a smaller learning rate; for embeddings "
         "a loss that holds samples apart.",
-        {"rank": seen, "possible": most, "observed_steps": stretch,
-         "other_sites": [n for n, _, _ in collapsed[1:]][:20], "threshold_rank": rank},
+        {"rank": seen, "possible": most, "deviation": apart, "observed_steps": stretch,
+         "other_sites": [n for n, _, _ in collapsed[1:]][:20], "threshold_rank": rank,
+         "threshold_spread": spread},
         first,
         last,
         severity=None if baseline or own else "note",

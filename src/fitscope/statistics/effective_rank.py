@@ -1,4 +1,4 @@
-"""How many directions a batch's activations spread over."""
+"""How many directions a batch's activations spread over, and how far."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class EffectiveRank(Statistic):
     `tr(C)^2 / tr(C^2)`, which is the number of directions if all have the same variance, and at
     most `min(rows - 1, features)`. It is computed from the `n x n` inner products of at most
     `rows` rows, so it costs `n^2` numbers a feature, whatever the width of the layer. Rows that are
-    all equal have rank 0.
+    all equal have rank 0. How far they are from equal is the `spread`: the share of the rows' sum
+    of squares that is around their mean, 0 to 1.
 
-    Results are stored as `effective_rank.rank` and `effective_rank.possible`; over several calls
-    or replicas they are means.
+    Results are stored as `effective_rank.rank`, `.possible` and `.spread`; over several calls or
+    replicas they are means.
 
     Args:
         rows: The rows looked at, 2 or more.
@@ -48,7 +49,7 @@ class EffectiveRank(Statistic):
         self.rows = rows
 
     def update(self, x: Any) -> Any:
-        """Rank, possible rank, and one for the call, float32 `[3]`."""
+        """Rank, possible rank, spread, and one for the call, float32 `[4]`."""
         ops = _ops()
         x = ops.reshape(x, (1,)) if len(x.shape) == 0 else x
         x = x[: self.rows]
@@ -62,20 +63,24 @@ class EffectiveRank(Statistic):
         centred = flat - ops.mean(flat, axis=0, keepdims=True)
         total = ops.sum(ops.square(centred))
         gram = ops.matmul(centred, ops.transpose(centred)) / ops.maximum(total, 1e-30)
+        size = ops.sum(ops.square(flat))
         # NaN compares false, and stays NaN.
-        equal = total <= _ROUNDING * ops.sum(ops.square(flat))
+        equal = total <= _ROUNDING * size
         rank = ops.where(equal, 0.0, 1.0 / ops.maximum(ops.sum(ops.square(gram)), 1e-30))
         possible = ops.cast(ops.minimum(n - 1, features), "float32")
-        return ops.stack([ops.cast(rank, "float32"), possible, ops.ones_like(possible)])
+        spread = ops.where(equal, 0.0, total / ops.maximum(size, 1e-30))
+        found = [ops.cast(rank, "float32"), possible, ops.cast(spread, "float32")]
+        return ops.stack([*found, ops.ones_like(possible)])
 
     def merge(self, a: State, b: State) -> State:
         """Sums."""
         return a + b
 
     def result(self, state: State) -> dict[str, float]:
-        """`rank` and `possible`."""
-        calls = max(float(state[2]), 1.0)
-        return {"rank": float(state[0]) / calls, "possible": float(state[1]) / calls}
+        """`rank`, `possible` and `spread`."""
+        calls = max(float(state[3]), 1.0)
+        names = ("rank", "possible", "spread")
+        return {name: float(state[place]) / calls for place, name in enumerate(names)}
 
 
 def _ops() -> Any:

@@ -180,6 +180,9 @@ HEALTHY = {
     "autoencoder": fit_of("linear", 4, "mean_squared_error", y=RANDOM.normal(size=(120, 4)),
                           metrics=()),
     "sorted, shuffled by keras": fit_of(y=SORTED),
+    "a linear bottleneck": fit_of(layers=layers(
+        dense("a", (4, 8), "tanh"), dense("code", (8, 2)), dense("b", (2, 8), "tanh"),
+        dense("out", (8, 3), "softmax"))),
     "rows of little weight": fit_of(sample_weights=weights(RANDOM.random(120)), weighted=True),
     "padding of no weight": fit_of(sample_weights=weights(np.arange(120) % 2), weighted=True),
     "twins that agree": fit_of(x=np.tile(RANDOM.normal(size=(60, 4)), (2, 1))),
