@@ -99,7 +99,7 @@ def _gan(program: Program) -> Any:
             return ops.mean(ops.softplus(-real)) + turn * ops.mean(ops.softplus(made))
 
     model = Gan()
-    model.compile(keras.optimizers.Adam(1e-3))
+    model.compile(keras.optimizers.Adam(1e-3), **program.compile)
     return model
 
 
@@ -181,7 +181,7 @@ def _subclassed(program: Program) -> Any:
 
     model = Own()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"], **program.compile)
     return model
 
 
@@ -202,7 +202,9 @@ def _two_outputs(program: Program) -> Any:
     kind, alcohol = layers.Dense(3, "softmax", name="kind")(h), layers.Dense(1, name="alcohol")(h)
     model = keras.Model(x, [kind, alcohol])
     model.compile(
-        keras.optimizers.Adam(5e-3), ["sparse_categorical_crossentropy", "mean_squared_error"]
+        keras.optimizers.Adam(5e-3),
+        ["sparse_categorical_crossentropy", "mean_squared_error"],
+        **program.compile,
     )
     return model
 

@@ -558,7 +558,7 @@ def half_without_scale(p: Program) -> bool | None:
 def loss_too_large_for_half(p: Program) -> bool | None:
     if p.x.ndim != 2 or p.task == "tokens":
         return False
-    p.policy, p.compile = "mixed_float16", {"loss_weights": [1e9]}
+    p.policy, p.compile = "mixed_float16", {**p.compile, "loss_weights": [1e9]}
     return None
 
 

@@ -9,8 +9,8 @@ a classifier of K classes comes down to K - 1 directions when it has learned the
 for a single output. So it is told only
 
 - of a hidden layer while the loss stays above `loss` of that of the best constant answer;
-- of an output of 8 units or more whose loss has no such baseline (an embedding, for example); a
-  warning where loss or step are the model's own, a note where not.
+- of an output of 8 units or more whose loss has no such baseline (an embedding, for example), and
+  of the layer that feeds it; a warning where loss or step are the model's own, a note where not.
 
 Data that lie on a line themselves are left out, where the model's input was measured, too.
 
@@ -24,11 +24,12 @@ not all you need", rank collapse in depth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fitscope.rules.execution import Edges
 from fitscope.rules.history import batches, of_fit
 from fitscope.rules.outputs import output_paths
 from fitscope.rules.rule import Sign, rule
@@ -67,17 +68,9 @@ def effective_rank(
     if baseline and (not len(curve) or np.median(curve.thirds()[1]) < loss * float(baseline)):
         return
     found = series_of(run, [RANK, POSSIBLE, SPREAD])
-    ports = {site.name: site for site in run.sites}
-    if any(ports[n].port == "input" and _rank(s) < 2 for n, s in found.items()):
-        return
-    outputs = output_paths(run)
     collapsed: list[tuple[str, Series, int]] = []
-    for name, series in found.items():
-        site = ports[name]
-        if site.port != "output" or (site.path in outputs) == bool(baseline):
-            continue
-        if float(np.nanmedian(series[POSSIBLE])) < possible:
-            continue
+    for name in _looked_at(run, found, possible, has_baseline=bool(baseline)):
+        series = found[name]
         stretch = lasting_tail((series[RANK] < rank) | (series[SPREAD] < spread))
         if stretch >= max(min_steps, MIN_STRETCH * len(series)):
             collapsed.append((name, series, stretch))
@@ -88,7 +81,7 @@ def effective_rank(
     others = len(collapsed) - 1
     more = f"; {count(others)} more layers after it" if others else ""
     own = bool(fit.get("own_loss") or fit.get("custom_step"))
-    seen, most = _rank(series), float(np.nanmedian(series[POSSIBLE]))
+    seen, most = _rank(series), _possible(series)
     apart = float(np.sqrt(np.nanmedian(series[SPREAD][-stretch:])))
     where = (
         f"were within {percent(apart)} of each other"
@@ -112,5 +105,27 @@ def effective_rank(
     )  # fmt: skip
 
 
+def _looked_at(
+    run: Run, found: Mapping[str, Series], possible: float, *, has_baseline: bool
+) -> list[str]:
+    """The sites whose collapse would be a sign; none where the data lie on a line."""
+    sites = {site.name: site for site in run.sites if site.name in found}
+    if any(site.port == "input" and _rank(found[name]) < 2 for name, site in sites.items()):
+        return []
+    outputs = output_paths(run)
+    wide = [n for n, s in sites.items() if s.port == "output" and _possible(found[n]) >= possible]
+    if has_baseline:
+        return [name for name in wide if sites[name].path not in outputs]
+    if any(s.path in outputs and s.port == "output" and n not in wide for n, s in sites.items()):
+        return []  # not what tells samples apart, but a number or a class of each
+    edges = Edges(run.graph.get("edges", ()))
+    ends = outputs.union(source for path in outputs for source in edges.sources(path))
+    return [name for name in wide if sites[name].path in ends]
+
+
 def _rank(series: Series) -> float:
     return float(np.nanmedian(series[RANK]))
+
+
+def _possible(series: Series) -> float:
+    return float(np.nanmedian(series[POSSIBLE]))
