@@ -60,6 +60,12 @@ def test_data_on_a_line_make_layers_on_a_line(make_site):
     assert effective_rank(run_of(sites, [5.0, 1.0, 1.0, 1.0])) != []
 
 
+def test_data_of_few_features_have_no_rank_to_lose(make_site):
+    sites = [make_site(n, None) for n in ("a", "out")]
+    assert effective_rank(run_of(sites, [1.0, 1.0], features=2)) == []
+    assert effective_rank(run_of(sites, [1.0, 1.0], features=30)) != []
+
+
 def test_a_rank_that_recovers(make_site):
     ranks = np.where(np.arange(STEPS) < 30, 1.0, 3.0)
     assert effective_rank(run_of([make_site("a"), make_site("out")], [ranks, 1.0])) == []

@@ -127,6 +127,23 @@ def test_a_loss_is_held_against_a_constant_answer_only_where_it_is_its_mean() ->
     assert answer(loss(), loss_weights=[3.0]) is None
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_layer_of_ones_own_keeps_the_constant_answer_unless_it_adds_a_loss(adds: bool) -> None:
+    class Own(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return keras.ops.tanh(x)
+
+    class Adds(Own):
+        def call(self, x: Any) -> Any:
+            self.add_loss(keras.ops.mean(x))
+            return super().call(x)
+
+    middle = Adds() if adds else Own()
+    model = keras.Sequential([keras.Input((6,)), middle, layers.Dense(3, "softmax")])
+    answer = seen(compiled(model), X, Y).summary()["constant_answer_loss"]
+    assert answer is None if adds else answer == pytest.approx(np.log(3))
+
+
 @pytest.mark.parametrize("kind", ["dataset", "generator"])
 def test_the_first_batch_is_looked_at_as_it_passes_by(kind: str) -> None:
     """Of batches that Keras has not taken yet, one is seen and none is lost."""

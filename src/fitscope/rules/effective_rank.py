@@ -12,7 +12,8 @@ for a single output. So it is told only
 - of an output of 8 units or more whose loss has no such baseline (an embedding, for example), and
   of the layer that feeds it; a warning where loss or step are the model's own, a note where not.
 
-Data that lie on a line themselves are left out, where the model's input was measured, too.
+Left out are data of fewer than `possible` features, which have no other rank to lose, and data
+that lie on a line themselves, where the model's input was measured, too.
 
 Needs the statistic: `fitscope doctor train.py` records it, and
 `fs.watch("**", statistics=[fs.statistics.EffectiveRank()])` does.
@@ -66,6 +67,8 @@ def effective_rank(
     fit, curve = of_fit(run), batches(run)
     baseline = fit.get("constant_answer_loss")
     if baseline and (not len(curve) or np.median(curve.thirds()[1]) < loss * float(baseline)):
+        return
+    if (fit.get("features") or possible) < possible:
         return
     found = series_of(run, [RANK, POSSIBLE, SPREAD])
     collapsed: list[tuple[str, Series, int]] = []

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import keras
@@ -297,19 +298,31 @@ def _outputs(model: Any, paths: Mapping[int, str]) -> tuple[OutputFact, ...]:
 
 
 def _adds_losses(model: Any, found: Sequence[Entry]) -> bool:
-    """Whether anything may be added to the compiled loss, or weights it: then its value is no mean.
-
-    Layers that are not of Keras may call `add_loss`.
-    """
+    """Whether anything may be added to the compiled loss, or weights it: it is no mean then."""
     if keras_internals.loss_weights(model) is not None:
         return True
     layers = [e.target for e in found if isinstance(e.target, keras.layers.Layer)]
     return any(
-        getattr(layer, "activity_regularizer", None) is not None
-        or not type(layer).__module__.startswith("keras.")
+        getattr(layer, "activity_regularizer", None) is not None or _calls_add_loss(type(layer))
         for layer in layers
         if layer is not model
     )
+
+
+def _calls_add_loss(kind: type) -> bool:
+    """Whether a method of a layer's own class, or of one it inherits from, names `add_loss`."""
+    own = [c for c in kind.__mro__ if c is not object and not c.__module__.startswith("keras.")]
+    codes = [
+        getattr(getattr(value, "fget", value), "__code__", None)
+        for each in own
+        for value in vars(each).values()
+    ]
+    return any(code is not None and _names(code, "add_loss") for code in codes)
+
+
+def _names(code: CodeType, name: str) -> bool:
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return name in code.co_names or any(_names(each, name) for each in inner)
 
 
 def _not_comparable(output: OutputFact) -> OutputFact:
