@@ -348,7 +348,7 @@ def thin_gradient(p: Program) -> bool | None:
     if len(p.hidden()) < 2 or p.x.ndim != 2:
         return False
     p.layers.insert(1, ("ThinGradient", {"name": "thin"}))
-    p.optimizer, p.settings = "SGD", {"learning_rate": 0.05, "momentum": 0.9}
+    p.optimizer, p.settings = "SGD", {"learning_rate": 0.02, "momentum": 0.9}
     return None
 
 
@@ -539,7 +539,8 @@ def momentum_near_one(p: Program) -> bool | None:
     return None
 
 
-@_fault("weights_barely_moved", "update_ratio", "loss_flat", at=("fit",))
+@_fault("gradient_clipping", "weights_barely_moved", "update_ratio", "loss_flat",
+        at=("fit", "optimizer"))  # fmt: skip
 def clipped_to_nothing(p: Program) -> bool | None:
     p.optimizer, p.settings = "SGD", {"learning_rate": 0.01, "clipnorm": 1e-7}
     return None

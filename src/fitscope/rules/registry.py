@@ -22,8 +22,8 @@ _CONTRACT = (
     "data_values", "input_kind", "one_unit_softmax", "from_logits", "double_activation",
     "labels_in_range", "targets_in_range", "sample_weights", "loss_unit_mismatch",
     "loss_activation", "loss_task", "metric_task", "frozen_layers", "initial_weights",
-    "single_class_batches", "batch_size_one",
-    "learning_rate", "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate",
+    "single_class_batches", "batch_size_one", "learning_rate", "gradient_clipping",
+    "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate",
     "regularization", "class_balance", "contradicting_labels", "target_leak", "half_precision",
     "few_steps",
 )  # fmt: skip

@@ -93,6 +93,12 @@ FAULTY = {
         fit_of(sample_weights=weights(np.where(np.arange(120) < 2, 1.0, 0.0))),
     ],
     "contradicting_labels": [fit_of(x=TWINS), fit_of(x=KINDS)],
+    "gradient_clipping": [
+        with_rate("sgd", 0.01, clipnorm=1e-7),
+        with_rate("sgd", 0.01, momentum=0.9, clipvalue=1e-8),
+        with_rate("adam", 1e-3, global_clipnorm=1e-9),
+        with_rate("sgd", 0.01, clipnorm=0.0),
+    ],
     "half_precision": [
         fit_of(layers=layers(HALF, dense("out", (8, 3), "softmax"))),
         fit_of(layers=layers(replace(HALF, variable_dtype="float16"), dense("out", (8, 3))),
@@ -194,6 +200,9 @@ HEALTHY = {
     "small learning rate": with_rate("adam", 1e-4),
     "sgd with momentum": with_rate("sgd", 0.01, momentum=0.9),
     "a large rate on small weights": with_rate("adam", 0.05),
+    "clipped as usual": with_rate("sgd", 0.01, momentum=0.9, clipnorm=1.0),
+    "clipped by value": with_rate("sgd", 0.01, clipvalue=0.01),
+    "clipping that adam undoes": with_rate("adam", 1e-3, clipnorm=1e-4),
     "a schedule that warms up": with_rate("adam", 0.0, scheduled=True),
     "pixels behind a rescaling": fit_of(
         x=IMAGES, layers=layers(other("Rescaling", "scale"), dense("out", (16, 3), "softmax"))),
@@ -279,3 +288,11 @@ def test_twins_of_which_one_must_be_wrong():
     assert found.severity == "warning"
     (few,) = RULES["contradicting_labels"](fit_of(x=KINDS))
     assert few.severity == "note"
+
+
+def test_how_far_clipped_steps_can_go():
+    fit = with_rate("sgd", 0.01, momentum=0.9, clipnorm=1e-6)
+    (found,) = RULES["gradient_clipping"](fit)
+    norms = [np.sqrt(np.prod(la.kernel.shape)) * la.kernel.rms for la in fit.layers]
+    expected = 0.01 / (1 - 0.9) * 1e-6 * fit.total_steps / min(norms)
+    assert found.evidence["relative_change"] == pytest.approx(expected)
