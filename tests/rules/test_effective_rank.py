@@ -66,6 +66,13 @@ def test_data_of_few_features_have_no_rank_to_lose(make_site):
     assert effective_rank(run_of(sites, [1.0, 1.0], features=30)) != []
 
 
+def test_one_number_needs_one_line_and_no_point(make_site):
+    sites = [make_site(n) for n in ("a", "out")]
+    assert effective_rank(run_of(sites, [1.0, 1.0], output_units=[1])) == []
+    assert effective_rank(run_of(sites, [1.0, 1.0], output_units=[3])) != []
+    assert effective_rank(run_of(sites, [1.0, 1.0], output_units=[1], spread=1e-6)) != []
+
+
 def test_a_rank_that_recovers(make_site):
     ranks = np.where(np.arange(STEPS) < 30, 1.0, 3.0)
     assert effective_rank(run_of([make_site("a"), make_site("out")], [ranks, 1.0])) == []

@@ -8,7 +8,8 @@ the end and at least half of all observed. Collapse is no fault by itself: the l
 a classifier of K classes comes down to K - 1 directions when it has learned them all, and to one
 for a single output. So it is told only
 
-- of a hidden layer while the loss stays above `loss` of that of the best constant answer;
+- of a hidden layer while the loss stays above `loss` of that of the best constant answer; of one
+  line only where the outputs have three units or more together, for one number needs no more;
 - of an output of 8 units or more whose loss has no such baseline (an embedding, for example), and
   of the layer that feeds it; a warning where loss or step are the model's own, a note where not.
 
@@ -71,10 +72,12 @@ def effective_rank(
     if (fit.get("features") or possible) < possible:
         return
     found = series_of(run, [RANK, POSSIBLE, SPREAD])
+    units = fit.get("output_units") or []
+    line = not baseline or not units or sum(n or 3 for n in units) >= 3
     collapsed: list[tuple[str, Series, int]] = []
     for name in _looked_at(run, found, possible, has_baseline=bool(baseline)):
         series = found[name]
-        stretch = lasting_tail((series[RANK] < rank) | (series[SPREAD] < spread))
+        stretch = lasting_tail((line & (series[RANK] < rank)) | (series[SPREAD] < spread))
         if stretch >= max(min_steps, MIN_STRETCH * len(series)):
             collapsed.append((name, series, stretch))
     if not collapsed:

@@ -299,6 +299,7 @@ class Fit:
             "resumed": self.resumed,
             "scales_loss": bool(self.optimizer and self.optimizer.scales_loss),
             "features": sum(int(np.prod(x.shape)) for x in self.inputs) if self.inputs else None,
+            "output_units": [o.units for o in self.outputs],
             "own_loss": any(o.loss is not None and o.loss.custom for o in self.outputs),
             "rows": self.inputs[0].rows if self.inputs and self.inputs[0].whole else None,
             "trainable": [

@@ -194,6 +194,7 @@ HEALTHY = {
     "twins that agree": fit_of(x=np.tile(RANDOM.normal(size=(60, 4)), (2, 1))),
     "twins of quantities": fit_of("linear", 1, "mean_squared_error", x=TWINS, y=QUANTITY,
                                   metrics=()),
+    "twins of counts": fit_of("linear", 1, "poisson", x=TWINS, y=np.arange(120) % 5, metrics=()),
     "mixed precision": fit_of(layers=layers(HALF, dense("out", (8, 3), "softmax")),
                               optimizer=SCALING),
     "bfloat16": fit_of(layers=layers(replace(HALF, dtype="bfloat16"), dense("out", (8, 3)))),

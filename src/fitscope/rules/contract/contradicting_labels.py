@@ -2,8 +2,9 @@
 
 Formula: rows of x (of all its arrays together) that are equal byte for byte are a group; whoever
 answers each group with its most frequent class is wrong on the share 1 - sum(max) / rows, and no
-model is right on more. Told above `share`. Where rows are of few kinds (less than half of them
-differ) equal ones with different labels are in the nature of the data, and it is a note.
+model is right on more. Told above `share`, of classes with a loss for classes. Where rows are of
+few kinds (less than half of them differ) equal ones with different labels are in the nature of the
+data, and it is a note.
 
 Of data that come in batches, and of more than 4,096 rows, only twins among those looked at are
 seen.
@@ -17,9 +18,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from fitscope.rules.contract.from_logits import CROSS_ENTROPIES
 from fitscope.rules.fit import Fit
 from fitscope.rules.rule import Sign, rule
 from fitscope.terminal.numbers import count, percent
+
+_OF_CLASSES = CROSS_ENTROPIES | {"hinge", "squared_hinge", "categorical_hinge"}
 
 
 @rule(
@@ -33,6 +37,9 @@ from fitscope.terminal.numbers import count, percent
 def contradicting_labels(fit: Fit, *, share: float = 0.02, min_rows: int = 50) -> Iterator[Sign]:
     """Find labels that no model can be right on."""
     if fit.custom_step or len(fit.targets) != 1 or not fit.inputs:
+        return
+    # Whole numbers may be quantities, and equal rows have different ones.
+    if any(o.loss is not None and o.loss.name not in _OF_CLASSES for o in fit.outputs):
         return
     classes = fit.targets[0].classes
     if classes is None or len(classes) < min_rows:

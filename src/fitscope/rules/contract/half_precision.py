@@ -7,7 +7,7 @@ that is given to layers alone, or set to `float16`, is trained without.
 Formula: a layer with trainable weights computes in float16, and the optimizer does not scale the
 loss. Weights kept in float16: an update below 2^-11 of a weight is rounded away; 0.001 a step is
 common. bfloat16 has the range of float32 and needs no scale, but keeps 8 bits: weights kept in it
-lose updates below 2^-8.
+lose updates below 2^-8, which is told as a note.
 
 Source: Micikevicius et al. (2018), "Mixed Precision Training"; keras.Model.compile,
 `auto_scale_loss`.
@@ -60,6 +60,7 @@ def half_precision(fit: Fit) -> Iterator[Sign]:
             f"A step that changes a weight by less than {compact(least)} of it changes nothing.",
             f"the policy 'mixed_{dtype}', which keeps weights in float32.",
             {"layers": [x.path for x in kept][:20], "least_relative_update": least},
+            severity="note" if dtype == "bfloat16" else None,
         )
 
 
