@@ -85,7 +85,7 @@ def effective_rank(
     name, series, stretch = collapsed[0]
     first, last = int(series.steps[-stretch]), int(series.steps[-1])
     others = len(collapsed) - 1
-    more = f"; {count(others)} more layers after it" if others else ""
+    more = f"; {count(others)} more layer{'s' if others > 1 else ''} after it" if others else ""
     own = bool(fit.get("own_loss") or fit.get("custom_step"))
     seen, most = _rank(series), _possible(series)
     apart = float(np.sqrt(np.nanmedian(series[SPREAD][-stretch:])))

@@ -52,7 +52,7 @@ def gradient_clipping(
         elif optimizer.name in BOUNDED_STEP:
             if limit > epsilon:
                 continue
-            said = f"no element of a gradient is above {compact(limit)}, where its epsilon is 1e-7."
+            said = f"gradients stay below the epsilon of {optimizer.name}, which is 1e-7."
         else:
             moved = _reach(fit, name, limit, kernels)
             least = step if fit.total_steps is None else small
