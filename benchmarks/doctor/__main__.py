@@ -22,6 +22,7 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
     parser.add_argument("--bases", type=int, default=99, help="bases for each fault at most")
     parser.add_argument("--only", default="", help="part of a fault's name; 'healthy' for none")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
+    parser.add_argument("--no-jit", action="store_true", help="compile with jit_compile=False")
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     os.environ["KERAS_BACKEND"] = given.backend
@@ -45,8 +46,9 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
     for seed in range(given.seeds):
         planned += [(make, None, seed) for make in (*BASES, *CONTROLS)]
         for place, fault in enumerate(FAULTS):
-            # Each fault begins at another base, so that few bases still cover all.
-            turned = [*BASES[place % len(BASES) :], *BASES[: place % len(BASES)]]
+            # Each fault and each seed begins at another base, so that few bases still cover all.
+            first = (place + seed) % len(BASES)
+            turned = [*BASES[first:], *BASES[:first]]
             planned += [(make, fault, seed) for make in turned]
     used: dict[tuple[str, int], int] = {}
     for make, fault, seed in planned:
@@ -57,6 +59,8 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
             print("time is up", flush=True)
             break
         program = make(seed)
+        if given.no_jit:
+            program.compile["jit_compile"] = False
         if fault is not None and fault.seed(program) is False:
             continue
         used[name, seed] = used.get((name, seed), 0) + 1
@@ -75,7 +79,7 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
             f"{outcome.error or ''}",
             flush=True,
         )
-    write(outcomes, given.backend, given.out)
+    write(outcomes, given.backend, given.out, jit=not given.no_jit)
 
 
 if __name__ == "__main__":

@@ -134,4 +134,21 @@ def waves(seed: int) -> Program:
     )  # fmt: skip
 
 
-BASES = (wine, digits, images, cancer, moons, diabetes, friedman, tokens, waves)
+def pointer(seed: int) -> Program:
+    """The value of the one row that is marked, which only attention can pick out."""
+    random = np.random.default_rng(seed)
+    marked = random.integers(0, 8, 600)
+    x = random.normal(size=(600, 8, 4)).astype("float32")
+    x[..., 0] = np.where(np.arange(8) == marked[:, None], 3.0, 0.0)
+    y = (x[np.arange(600), marked, 1] > 0).astype(int)
+    return Program(
+        "pointer", x, y, "binary",
+        # With a dropout Keras computes the probabilities in a layer of their own.
+        [("SelfAttention", {"num_heads": 2, "key_dim": 8, "dropout": 0.05}),
+         ("GlobalAveragePooling1D", {})],
+        "binary_crossentropy", 1, "sigmoid", metrics=["accuracy"], epochs=12,
+        settings={"learning_rate": 1e-2},
+    )  # fmt: skip
+
+
+BASES = (wine, digits, images, cancer, moons, diabetes, friedman, tokens, waves, pointer)

@@ -99,7 +99,113 @@ def _gan(program: Program) -> Any:
             return ops.mean(ops.softplus(-real)) + turn * ops.mean(ops.softplus(made))
 
     model = Gan()
-    model.compile(keras.optimizers.Adam(1e-3))
+    model.compile(keras.optimizers.Adam(1e-3), **program.compile)
+    return model
+
+
+def lstm_plateau(seed: int) -> Program:
+    """The sign of the first of sixteen numbers: nothing is learned until it is remembered."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(400, 16, 1)).astype("float32")
+    return Program(
+        "lstm_plateau", x, (x[:, 0, 0] > 0).astype(int), "binary", [("LSTM", {"units": 16})],
+        "binary_crossentropy", 1, "sigmoid", metrics=["accuracy"], epochs=25,
+        settings={"learning_rate": 1e-2},
+    )  # fmt: skip
+
+
+def frozen_base(seed: int) -> Program:
+    """Transfer: random features that stay, and a head that learns."""
+    program = bases.digits(seed)
+    program.name, program.epochs = "frozen_base", 15
+    program.layers = [("Dense", {"units": 128, "activation": "relu", "trainable": False}),
+                      ("Dense", {"units": 32, "activation": "relu"})]  # fmt: skip
+    return program
+
+
+def label_smoothing(seed: int) -> Program:
+    import keras
+
+    program = bases.digits(seed)
+    program.name = "label_smoothing"
+    program.loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    return program
+
+
+def class_weights(seed: int) -> Program:
+    program = bases.cancer(seed)
+    program.name = "class_weights"
+    program.fit = {"class_weight": {0: 1.7, 1: 0.6}, "validation_split": 0.2}
+    return program
+
+
+def cosine_schedule(seed: int) -> Program:
+    import keras
+
+    program = bases.wine(seed)
+    program.name, program.epochs = "cosine_schedule", 20
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, 180, warmup_target=1e-2, warmup_steps=20)
+    program.settings = {"learning_rate": schedule}
+    return program
+
+
+def tanh_autoencoder(seed: int) -> Program:
+    random = np.random.default_rng(seed)
+    x = np.tanh(random.normal(size=(500, 3)) @ random.normal(size=(3, 20))).astype("float32")
+    return Program(
+        "tanh_autoencoder", x, x, "own",
+        [("Dense", {"units": 16, "activation": "tanh"}), ("Dense", {"units": 4}),
+         ("Dense", {"units": 16, "activation": "tanh"})],
+        "mean_squared_error", 20, "tanh", epochs=15,
+    )  # fmt: skip
+
+
+def subclassed(seed: int) -> Program:
+    program = bases.wine(seed)
+    program.name, program.build = "subclassed", _subclassed
+    return program
+
+
+def _subclassed(program: Program) -> Any:
+    import keras
+    from keras import layers
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = layers.Dense(16), layers.LayerNormalization()
+            self.out = layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.out(keras.ops.relu(self.norm(self.first(x))))
+
+    model = Own()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"], **program.compile)
+    return model
+
+
+def two_outputs(seed: int) -> Program:
+    program = bases.wine(seed)
+    program.name, program.build = "two_outputs", _two_outputs
+    alcohol = program.x[:, :1].copy()
+    program.x, program.y = program.x[:, 1:], [program.y, alcohol]  # type: ignore[assignment]
+    return program
+
+
+def _two_outputs(program: Program) -> Any:
+    import keras
+    from keras import layers
+
+    x = keras.Input(program.x.shape[1:])
+    h = layers.Dense(24, "relu", name="shared")(x)
+    kind, alcohol = layers.Dense(3, "softmax", name="kind")(h), layers.Dense(1, name="alcohol")(h)
+    model = keras.Model(x, [kind, alcohol])
+    model.compile(
+        keras.optimizers.Adam(5e-3),
+        ["sparse_categorical_crossentropy", "mean_squared_error"],
+        **program.compile,
+    )
     return model
 
 
@@ -113,5 +219,8 @@ CONTROLS = (
     _of(bases.cancer, "zero_head", output={"kernel_initializer": "zeros"}),
     _of(bases.digits, "gelu", layers=[("Dense", {"units": 32, "activation": "gelu"})] * 2),
     _of(bases.images, "no_validation", fit={}),
-    heavy_dropout, plateau, xor, autoencoder, gan,
+    _of(bases.digits, "mixed_precision", policy="mixed_float16"),
+    _of(bases.pointer, "uniform_start", settings={"learning_rate": 5e-3}, epochs=20),
+    heavy_dropout, plateau, xor, autoencoder, gan, lstm_plateau, frozen_base, label_smoothing,
+    class_weights, cosine_schedule, tanh_autoencoder, subclassed, two_outputs,
 )  # fmt: skip

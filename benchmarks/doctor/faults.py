@@ -306,7 +306,66 @@ def validated_on_training_rows(p: Program) -> None:
     p.fit = {"validation_data": (p.x[:100], p.y[:100])}
 
 
+@_fault("sample_weights", at=("sample_weight",))
+def weights_of_zero(p: Program) -> None:
+    p.fit = {"sample_weight": np.zeros(len(p.x))}
+
+
+@_fault("contradicting_labels", at=("y",))
+def twins_with_other_labels(p: Program) -> bool | None:
+    if p.task == "quantity":
+        return False
+    labels, classes = _labels(p), max(2, p.units)
+    again = np.random.default_rng(6).permutation(len(labels))[: len(labels) // 4]
+    other = (labels[again] + 1) % classes
+    p.x = np.concatenate([p.x, p.x[again]])
+    added = np.eye(classes, dtype=p.y.dtype)[other] if p.y.ndim > 1 else other
+    p.y = np.concatenate([p.y, added])
+    order = np.random.default_rng(7).permutation(len(p.y))
+    p.x, p.y = p.x[order], p.y[order]
+    return None
+
+
+@_fault("loss_zero", at=("loss",))
+def prediction_as_target(p: Program) -> None:
+    p.loss = _of_itself
+
+
+@_fault("effective_rank", "constant_output", at=("out", "unit"))
+def nothing_holds_apart(p: Program) -> bool | None:
+    if p.task != "classes" or p.x.ndim != 2:
+        return False
+    p.loss, p.units, p.activation, p.metrics, p.epochs = _pulls, 16, None, [], 20
+    p.behind = [("UnitNormalization", {"name": "unit"})]
+    return None
+
+
 # Weights and layers
+
+
+@_fault("layer_left_behind", "weights_barely_moved", at=("dense", "fit"))
+def thin_gradient(p: Program) -> bool | None:
+    if len(p.hidden()) < 2 or p.x.ndim != 2:
+        return False
+    p.layers.insert(1, ("ThinGradient", {"name": "thin"}))
+    p.optimizer, p.settings = "SGD", {"learning_rate": 0.02, "momentum": 0.9}
+    return None
+
+
+@_fault("attention", "unchanged_weights", "constant_output", at=("selfattention",))
+def queries_of_nothing(p: Program) -> bool | None:
+    if p.layers[0][0] != "SelfAttention":
+        return False
+    p.layers[0][1].update(query=0.0, use_bias=False)
+    return None
+
+
+@_fault("attention", "initial_weights", at=("selfattention",))
+def attention_too_sure(p: Program) -> bool | None:
+    if p.layers[0][0] != "SelfAttention":
+        return False
+    p.layers[0][1]["kernel_initializer"] = _normal(30.0)
+    return None
 
 
 @_fault("initial_weights", at=("dense", "conv"))
@@ -480,9 +539,27 @@ def momentum_near_one(p: Program) -> bool | None:
     return None
 
 
-@_fault("weights_barely_moved", "update_ratio", "loss_flat", at=("fit",))
+@_fault("gradient_clipping", "weights_barely_moved", "update_ratio", "loss_flat",
+        at=("fit", "optimizer"))  # fmt: skip
 def clipped_to_nothing(p: Program) -> bool | None:
     p.optimizer, p.settings = "SGD", {"learning_rate": 0.01, "clipnorm": 1e-7}
+    return None
+
+
+@_fault("half_precision", at=("optimizer",))
+def half_without_scale(p: Program) -> bool | None:
+    if p.x.ndim != 2 or p.task == "tokens":
+        return False
+    for given in p.hidden():
+        given["dtype"] = "mixed_float16"
+    return None
+
+
+@_fault("loss_scale", at=("optimizer",))
+def loss_too_large_for_half(p: Program) -> bool | None:
+    if p.x.ndim != 2 or p.task == "tokens":
+        return False
+    p.policy, p.compile = "mixed_float16", {**p.compile, "loss_weights": [1e9]}
     return None
 
 
@@ -507,3 +584,19 @@ def _l2(strength: float) -> Any:
     import keras
 
     return keras.regularizers.L2(strength)
+
+
+def _of_itself(y: Any, prediction: Any) -> Any:
+    """A loss that was given the prediction twice."""
+    from keras import ops
+
+    del y
+    return ops.mean(ops.square(prediction - prediction), axis=-1)
+
+
+def _pulls(y: Any, prediction: Any) -> Any:
+    """A loss that draws samples together, and has nothing that holds them apart."""
+    from keras import ops
+
+    del y
+    return ops.mean(ops.square(prediction - ops.roll(prediction, 1, axis=0)), axis=-1)

@@ -64,7 +64,9 @@ def measure(program: Program, fault: Fault | None, seed: int) -> Outcome:
 
     outcome = Outcome(program.name, fault.name if fault else None, seed)
     keras.utils.set_random_seed(seed)
-    scope = fs.Scope(every=1)
+    # As `fitscope doctor train.py` watches.
+    ranks = fs.statistics.EffectiveRank()
+    scope = fs.Scope(fs.watch("**", statistics=[ranks]), every=1)
     spent = 0.0
 
     class Look(keras.callbacks.Callback):

@@ -35,13 +35,21 @@ class Program:
     behind: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     build: Callable[[Program], Any] | None = None
     compile: dict[str, Any] = field(default_factory=dict)
+    policy: str = "float32"
 
     def model(self) -> Any:
         """The compiled model."""
         import keras
 
-        if self.build is not None:
-            return self.build(self)
+        keras.config.set_dtype_policy(self.policy)
+        try:
+            return self._sequential() if self.build is None else self.build(self)
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    def _sequential(self) -> Any:
+        import keras
+
         stack = [keras.Input(self.x.shape[1:])]
         counts: dict[str, int] = {}
         for kind, given in self.layers:
@@ -71,4 +79,40 @@ def _layer(kind: str, given: dict[str, Any]) -> Any:
 
     if kind == "StopGradient":
         return keras.layers.Lambda(keras.ops.stop_gradient, **given)
+    if kind == "ThinGradient":
+        return keras.layers.Lambda(_thin, **given)
+    if kind == "SelfAttention":
+        return _self_attention(given)
     return getattr(keras.layers, kind)(**given)
+
+
+def _thin(x: Any) -> Any:
+    """The same value, with a hundred-thousandth of its gradient."""
+    import keras
+
+    share = 1e-5
+    return share * x + keras.ops.stop_gradient((1 - share) * x)
+
+
+def _self_attention(given: dict[str, Any]) -> Any:
+    import keras
+
+    class SelfAttention(keras.layers.Layer):
+        def __init__(
+            self, name: str, trainable: bool = True, query: float = 1.0, **settings: Any
+        ) -> None:
+            super().__init__(name=name)
+            self.query = query
+            self.attention = keras.layers.MultiHeadAttention(name="attention", **settings)
+            self.trainable = trainable
+
+        def build(self, shape: Any) -> None:
+            self.attention.build(shape, shape)
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            return self.attention(self.query * x, x, training=training)
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+    return SelfAttention(**given)

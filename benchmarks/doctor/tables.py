@@ -25,13 +25,14 @@ _WORDS = {
 }
 
 
-def write(outcomes: list[Outcome], backend: str, folder: Path | None) -> None:
+def write(outcomes: list[Outcome], backend: str, folder: Path | None, *, jit: bool = True) -> None:
     """Print the tables, and write them into a folder.
 
     Args:
         outcomes: What was measured.
         backend: The backend.
         folder: Where `<backend>.md` goes; None prints only.
+        jit: Whether models were compiled as Keras does by default.
     """
     import keras
 
@@ -41,7 +42,8 @@ def write(outcomes: list[Outcome], backend: str, folder: Path | None) -> None:
         "",
         (
             f"Keras {keras.__version__}, {platform.machine()}, {seeds} seed(s), every step "
-            "observed. Made by `python -m benchmarks.doctor`; see README.md for the command."
+            f"observed{'' if jit else ', jit_compile=False'}. Made by `python -m "
+            "benchmarks.doctor`; see README.md for the command."
         ),
         "",
         *_table(("", ""), [(_WORDS[k], _shown(k, v)) for k, v in summary(outcomes).items()]),

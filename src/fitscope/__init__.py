@@ -31,6 +31,7 @@ from fitscope.select.selector import select as select
 
 if TYPE_CHECKING:
     from fitscope import layers as layers
+    from fitscope import statistics as statistics
     from fitscope.edits.edit import Edit as Edit
     from fitscope.edits.elementwise import Clip as Clip
     from fitscope.edits.elementwise import Scale as Scale
@@ -139,8 +140,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "layers":
-        return importlib.import_module("fitscope.layers")
+    if name in ("layers", "statistics"):
+        return importlib.import_module(f"fitscope.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'fitscope' has no attribute {name!r}")
@@ -206,6 +207,7 @@ __all__ = [
     "rule",
     "select",
     "stateless_capture",
+    "statistics",
     "steps",
     "stop_on",
     "stream",

@@ -66,6 +66,9 @@ FAULTY = {
         history(FALLING, weights=[weight("hidden", 0.0), weight("out", 0.0)]),
     ],
     "weights_barely_moved": [history(FALLING, weights=[weight("hidden", 1e-6)])],
+    "layer_left_behind": [
+        history(FALLING, weights=[weight("a", 1e-6), weight("b"), weight("c"), weight("out", 0.02)])
+    ],
     "weights_moved_far": [history(FALLING, weights=[weight("hidden", 90.0)])],
 }
 HEALTHY = {
@@ -78,6 +81,9 @@ HEALTHY = {
                                          val_loss=np.full(12, 0.5)),
     "weights that moved": history(np.r_[FALLING[:8], [0.29] * 4],
                                   weights=[weight("hidden"), weight("out", 0.5)]),
+    "a layer that moved less": history(
+        np.r_[FALLING[:8], [0.29] * 4],
+        weights=[weight("a", 2e-3), weight("b"), weight("c", 0.3), weight("out", 0.02)]),
     "a head that began at zero": history(np.r_[FALLING[:8], [0.29] * 4],
                                          weights=[weight("out", 0.3, rms=0.0)]),
     "sequences of one step": history(

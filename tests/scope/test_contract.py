@@ -127,8 +127,24 @@ def test_a_loss_is_held_against_a_constant_answer_only_where_it_is_its_mean() ->
     assert answer(loss(), loss_weights=[3.0]) is None
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_layer_of_ones_own_keeps_the_constant_answer_unless_it_adds_a_loss(adds: bool) -> None:
+    class Own(layers.Layer):
+        def call(self, x: Any) -> Any:
+            return keras.ops.tanh(x)
+
+    class Adds(Own):
+        def call(self, x: Any) -> Any:
+            self.add_loss(keras.ops.mean(x))
+            return super().call(x)
+
+    middle = Adds() if adds else Own()
+    model = keras.Sequential([keras.Input((6,)), middle, layers.Dense(3, "softmax")])
+    answer = seen(compiled(model), X, Y).summary()["constant_answer_loss"]
+    assert answer is None if adds else answer == pytest.approx(np.log(3))
+
+
 @pytest.mark.parametrize("kind", ["dataset", "generator"])
-@pytest.mark.backends("jax", "torch")
 def test_the_first_batch_is_looked_at_as_it_passes_by(kind: str) -> None:
     """Of batches that Keras has not taken yet, one is seen and none is lost."""
 
@@ -158,6 +174,77 @@ def test_the_first_batch_is_looked_at_as_it_passes_by(kind: str) -> None:
     assert observed[1] == plain[1]
     for ours, theirs in zip(observed[0], plain[0], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.backends("tensorflow")
+@pytest.mark.parametrize("jit", [True, False])
+def test_the_first_batch_of_tf_data_is_looked_at(jit: bool) -> None:
+    import tensorflow as tf
+
+    def trained(*callbacks: Any) -> Any:
+        keras.utils.set_random_seed(3)
+        model = network()
+        model.compile("adam", "sparse_categorical_crossentropy", jit_compile=jit)
+        x = np.where(np.arange(96)[:, None] == 4, np.nan, X).astype("float32")
+        data = tf.data.Dataset.from_tensor_slices((X if jit else x, Y, np.zeros(96, "float32")))
+        data = data.shuffle(96, seed=1).batch(96)
+        model.fit(data, epochs=2, callbacks=list(callbacks), verbose=0)
+        return model.get_weights()
+
+    scope = fs.Scope(every=1)
+    plain, observed = trained(), trained(scope)
+    rules = {part.rule for f in scope.findings for part in (f, *f.consequences)}
+    assert rules >= ({"sample_weights"} if jit else {"sample_weights", "data_values"})
+    for ours, theirs in zip(observed, plain, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_facts_of_weights_and_precision() -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network()
+        model.compile("adam", "sparse_categorical_crossentropy")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    fit = seen(model, X, Y, class_weight={0: 0.5, 1: 2.0, 2: 1.0})
+    np.testing.assert_array_equal(fit.sample_weights[0].sample, np.array([0.5, 2.0, 1.0])[Y])
+    assert fit.weighted
+    assert fit.optimizer is not None
+    assert (fit.optimizer.name, fit.optimizer.scales_loss) == ("adam", True)
+    hidden = next(layer for layer in fit.layers if layer.path == "hidden")
+    assert (hidden.dtype, hidden.variable_dtype) == ("float16", "float32")
+    fit = seen(compiled(network()), X, Y)
+    assert fit.optimizer is not None
+    assert (fit.sample_weights, fit.optimizer.scales_loss) == ((), False)
+
+
+def compiled(model: Any) -> Any:
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize(("initial", "skipped"), [(2.0**8, 0), (2.0**40, None)])
+def test_what_the_loss_scale_did_is_kept(initial: float, skipped: int | None) -> None:
+    """The counts of Keras' own optimizer, which begins at a scale that overflows, or does not."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network()
+        scaling = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial)
+        model.compile(scaling, "sparse_categorical_crossentropy")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    scope = fs.Scope(every=5)
+    model.fit(X, Y, batch_size=16, epochs=4, callbacks=[scope], verbose=0)
+    (end,) = [r for r in scope.run.history if r["event"] == "end"]
+    made = int(np.asarray(keras.ops.convert_to_numpy(scaling.inner_optimizer.iterations)))
+    scale = float(np.asarray(keras.ops.convert_to_numpy(scaling.dynamic_scale)))
+    assert end["loss_scale"] == {"scale": scale, "steps": 24, "skipped": 24 - made}
+    # Each skipped step halves the scale.
+    assert scale == initial * 2.0 ** (made - 24)
+    assert (24 - made == skipped) if skipped is not None else (24 - made > 0)
+    # A second fit counts its own steps.
+    model.fit(X, Y, batch_size=16, epochs=1, callbacks=[scope], verbose=0)
+    assert [r["loss_scale"]["steps"] for r in scope.run.history if r["event"] == "end"] == [24, 6]
 
 
 def test_rules_are_tuned_silenced_and_added(

@@ -90,9 +90,11 @@ def _of_script(path: Path, arguments: argparse.Namespace) -> int:
 
     def make_scope() -> Any:
         from fitscope.launch.quiet_scope import QuietScope
+        from fitscope.scope.instructions import watch
+        from fitscope.statistics.effective_rank import EffectiveRank
 
         # What is found is told once, when all is known.
-        return QuietScope(every=arguments.every)
+        return QuietScope(watch("**", statistics=[EffectiveRank()]), every=arguments.every)
 
     # What the script prints must not stand between the braces of the JSON.
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()

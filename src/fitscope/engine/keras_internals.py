@@ -188,6 +188,26 @@ def has_schedule(optimizer: Any) -> bool:
     return isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
 
 
+def scales_loss(optimizer: Any) -> bool:
+    """Whether an optimizer multiplies the loss, and divides the gradients again."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return True
+    return getattr(optimizer, "loss_scale_factor", None) is not None
+
+
+def loss_scale(optimizer: Any) -> tuple[int, float] | None:
+    """How many updates an optimizer under a dynamic loss scale has made, and its scale.
+
+    Between steps, when the variables are with the model; None for any other optimizer.
+    """
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or not optimizer.built:
+        return None
+    inner = optimizer.inner_optimizer
+    count: Any = keras.ops.convert_to_numpy(inner.iterations)
+    scale: Any = keras.ops.convert_to_numpy(optimizer.dynamic_scale)
+    return int(count) * int(inner.gradient_accumulation_steps or 1), float(scale)
+
+
 def planned_steps(epoch_iterator: Any) -> int | None:
     """The batches of an epoch, where Keras knows them."""
     return getattr(epoch_iterator, "_num_batches", None)

@@ -127,7 +127,7 @@ def loss_scale(model: Any, values: Any = None) -> Any | None:
     Raises:
         EditError: several optimizers scale their losses.
     """
-    scaling = [o for o in _optimizers(vars(model).values()) if _scales(o)]
+    scaling = [o for o in _optimizers(vars(model).values()) if keras_internals.scales_loss(o)]
     if not scaling:
         return None
     optimizer: Any = getattr(model, "optimizer", None)
@@ -155,12 +155,6 @@ def optimizers_of(model: Any) -> list[Any]:
         holders += places
     values = [value for holder in holders for value in vars(holder).values()]
     return list(_optimizers(values))
-
-
-def _scales(optimizer: Any) -> bool:
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return True
-    return getattr(optimizer, "loss_scale_factor", None) is not None
 
 
 def _optimizers(values: Iterable[Any]) -> Iterator[Any]:

@@ -39,7 +39,7 @@ MIN_VALUES_PER_UNIT = 16
     "Half the units of a layer or more stay off.",
     severity="warning",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
-              "metric_flat", "vanishing_gradients"),
+              "metric_flat", "vanishing_gradients", "layer_left_behind", "effective_rank"),
     confidence=0.8,
 )  # fmt: skip
 def dead_units(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> Iterator[Sign]:

@@ -73,6 +73,8 @@ class LayerFact:
         options: Settings from its configuration: `rate`, `input_dim`, `return_sequences`, ...
         sources: Paths of the layers that feed it, in a functional graph.
         regularization: What its regularizers add to the loss before the first step.
+        dtype: What it computes in.
+        variable_dtype: What its weights are kept in.
     """
 
     path: str
@@ -87,6 +89,8 @@ class LayerFact:
     options: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     regularization: float = 0.0
+    dtype: str = "float32"
+    variable_dtype: str = "float32"
 
     @property
     def kernel(self) -> WeightFact | None:
@@ -135,11 +139,16 @@ class OutputFact:
 
 @dataclass(frozen=True, eq=False)
 class OptimizerFact:
-    """The optimizer: class name in lower case, learning rate at the first step, settings."""
+    """The optimizer: class name in lower case, learning rate at the first step, settings.
+
+    Under loss scaling it is the one inside.
+    """
 
     name: str
     learning_rate: float | None
     options: Mapping[str, Any] = field(default_factory=dict)
+    scales_loss: bool = False
+    """Whether the loss is multiplied, against underflow in half precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +235,7 @@ class Fit:
         steps: Steps of an epoch, where known.
         shuffle: Whether Keras shuffles; `None` where the data come in batches.
         weighted: Whether samples or classes are weighted.
+        sample_weights: The weights of the samples, those of their classes included.
         sequential: Whether each layer feeds the next one alone.
         custom_step: Whether the model brings a `train_step` or `compute_loss` of its own, so that
             outputs and compiled losses need not belong together.
@@ -245,6 +255,7 @@ class Fit:
     steps: int | None = None
     shuffle: bool | None = None
     weighted: bool = False
+    sample_weights: tuple[ArrayFact, ...] = ()
     sequential: bool = False
     custom_step: bool = False
     backend: str = ""
@@ -286,6 +297,12 @@ class Fit:
             else None,
             "regularization": sum(layer.regularization for layer in self.layers),
             "majority": _majority(shares[0]) if len(shares) == 1 == len(self.targets) else None,
+            "custom_step": self.custom_step,
+            "resumed": self.resumed,
+            "scales_loss": bool(self.optimizer and self.optimizer.scales_loss),
+            "features": sum(int(np.prod(x.shape)) for x in self.inputs) if self.inputs else None,
+            "output_units": [o.units for o in self.outputs],
+            "own_loss": any(o.loss is not None and o.loss.custom for o in self.outputs),
             "rows": self.inputs[0].rows if self.inputs and self.inputs[0].whole else None,
             "trainable": [
                 layer.path for layer in self.layers if any(w.trainable for w in layer.weights)

@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 # Before the first step, in the order in which a reader would check them.
 _CONTRACT = (
     "data_values", "input_kind", "one_unit_softmax", "from_logits", "double_activation",
-    "labels_in_range", "targets_in_range", "loss_unit_mismatch", "loss_activation", "loss_task",
-    "metric_task", "frozen_layers", "initial_weights", "single_class_batches", "batch_size_one",
-    "learning_rate", "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate",
-    "regularization", "class_balance", "target_leak", "few_steps",
+    "labels_in_range", "targets_in_range", "sample_weights", "loss_unit_mismatch",
+    "loss_activation", "loss_task", "metric_task", "frozen_layers", "initial_weights",
+    "single_class_batches", "batch_size_one", "learning_rate", "gradient_clipping",
+    "inputs_scaled", "targets_scaled", "hidden_activation", "dropout_rate",
+    "regularization", "class_balance", "contradicting_labels", "target_leak", "half_precision",
+    "few_steps",
 )  # fmt: skip
 _TRAINING = (
-    "non_finite", "loss_non_finite", "dead_units", "saturation", "constant_output",
-    "unchanged_weights", "not_called", "signal_scale", "vanishing_gradients",
+    "non_finite", "loss_non_finite", "loss_zero", "loss_scale", "gradient_underflow",
+    "dead_units", "saturation", "constant_output", "unchanged_weights", "not_called",
+    "signal_scale", "vanishing_gradients",
     "exploding_gradients", "update_ratio", "loss_diverges", "loss_negative", "loss_oscillates",
-    "weights_moved_far", "weights_barely_moved", "batch_norm_disagrees", "loss_flat",
+    "weights_moved_far", "weights_barely_moved", "layer_left_behind", "batch_norm_disagrees",
+    "effective_rank", "attention", "loss_flat",
     "no_better_than_constant", "metric_flat", "overfitting", "stopped_early",
 )  # fmt: skip
 

@@ -36,7 +36,8 @@ MEANT_TO_SATURATE = frozenset({"softmax", "log_softmax", "sparsemax"})
     "Half the values of a hidden layer or more lie in the flat part of its activation.",
     severity="warning",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "metric_flat",
-              "vanishing_gradients", "weights_barely_moved", "unchanged_weights"),
+              "vanishing_gradients", "weights_barely_moved", "unchanged_weights",
+              "layer_left_behind", "effective_rank"),
     confidence=0.8,
 )  # fmt: skip
 def saturation(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> Iterator[Sign]:

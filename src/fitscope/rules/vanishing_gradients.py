@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     "vanishing_gradients",
     "Gradients get smaller by orders of magnitude towards the first layers.",
     severity="warning",
-    explains=("weights_barely_moved", "loss_flat", "no_better_than_constant", "metric_flat"),
+    explains=("weights_barely_moved", "loss_flat", "no_better_than_constant", "metric_flat",
+              "layer_left_behind", "effective_rank"),
     confidence=0.8,
-)
+)  # fmt: skip
 def vanishing_gradients(run: Run, *, decades: float = 3.0, min_layers: int = 3) -> Iterator[Sign]:
     """Find a profile of gradients that falls towards the input."""
     sizes = gradient_profile(run)

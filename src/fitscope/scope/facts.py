@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 import keras
@@ -50,11 +51,17 @@ def with_batch(fit: Fit, batch: Any) -> Fit:
         fit: The facts before the first step.
         batch: `(x, y, sample_weight)`, or a part of it.
     """
-    x, y = _two(batch)
+    x, y, weights = _three(batch)
     inputs = _arrays("x", x, whole=False)
     size = inputs[0].rows if inputs else fit.batch_size
-    targets = _arrays("y", y, whole=False)
-    return dataclasses.replace(fit, inputs=inputs, targets=targets, batch_size=size)
+    return dataclasses.replace(
+        fit,
+        inputs=inputs,
+        targets=_arrays("y", y, whole=False),
+        sample_weights=_arrays("sample_weight", weights, whole=False),
+        weighted=fit.weighted or weights is not None,
+        batch_size=size,
+    )
 
 
 def facts(model: Any) -> Fit:
@@ -68,7 +75,8 @@ def facts(model: Any) -> Fit:
     variables = keras_internals.fit_in_progress(model) or {}
     iterator = variables.get("epoch_iterator")
     data = keras_internals.arrays_of(iterator) if iterator is not None else None
-    (x, y), whole = (_two(data[0]), data[1]) if data is not None else ((None, None), False)
+    given, whole = (None, False) if data is None else data
+    x, y, weights = _three(given)
     inputs, targets = _arrays("x", x, whole), _arrays("y", y, whole)
     batch_size = keras_internals.batch_size(iterator)
     if batch_size is None and inputs and not whole:
@@ -94,6 +102,7 @@ def facts(model: Any) -> Fit:
         steps=_steps(variables, iterator),
         shuffle=keras_internals.shuffles(iterator),
         weighted=any(variables.get(n) is not None for n in ("class_weight", "sample_weight")),
+        sample_weights=_arrays("sample_weight", weights, whole),
         sequential=isinstance(model, keras.Sequential),
         custom_step=keras_internals.has_own_step(model),
         backend=keras_internals.backend_name(),
@@ -101,9 +110,11 @@ def facts(model: Any) -> Fit:
     )
 
 
-def _two(data: Any) -> tuple[Any, Any]:
+def _three(data: Any) -> tuple[Any, Any, Any]:
+    """x, y and sample weights; None for what is not there."""
     parts: tuple[Any, ...] = tuple(data) if isinstance(data, (tuple, list)) else (data,)
-    return parts[0], parts[1] if len(parts) > 1 else None
+    x, y, weights = (*parts[:3], None, None, None)[:3]
+    return x, y, weights
 
 
 def _steps(variables: Mapping[str, Any], iterator: Any) -> int | None:
@@ -197,6 +208,8 @@ def _layer(entry: Entry, paths: Mapping[int, str]) -> LayerFact:
             paths[id(source)] for source in keras_internals.sources(target) if id(source) in paths
         ),
         regularization=_regularization(own),
+        dtype=str(getattr(target, "compute_dtype", None) or "float32"),
+        variable_dtype=str(getattr(target, "variable_dtype", None) or "float32"),
     )
 
 
@@ -285,19 +298,31 @@ def _outputs(model: Any, paths: Mapping[int, str]) -> tuple[OutputFact, ...]:
 
 
 def _adds_losses(model: Any, found: Sequence[Entry]) -> bool:
-    """Whether anything may be added to the compiled loss, or weights it: then its value is no mean.
-
-    Layers that are not of Keras may call `add_loss`.
-    """
+    """Whether anything may be added to the compiled loss, or weights it: it is no mean then."""
     if keras_internals.loss_weights(model) is not None:
         return True
     layers = [e.target for e in found if isinstance(e.target, keras.layers.Layer)]
     return any(
-        getattr(layer, "activity_regularizer", None) is not None
-        or not type(layer).__module__.startswith("keras.")
+        getattr(layer, "activity_regularizer", None) is not None or _calls_add_loss(type(layer))
         for layer in layers
         if layer is not model
     )
+
+
+def _calls_add_loss(kind: type) -> bool:
+    """Whether a method of a layer's own class, or of one it inherits from, names `add_loss`."""
+    own = [c for c in kind.__mro__ if c is not object and not c.__module__.startswith("keras.")]
+    codes = [
+        getattr(getattr(value, "fget", value), "__code__", None)
+        for each in own
+        for value in vars(each).values()
+    ]
+    return any(code is not None and _names(code, "add_loss") for code in codes)
+
+
+def _names(code: CodeType, name: str) -> bool:
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return name in code.co_names or any(_names(each, name) for each in inner)
 
 
 def _not_comparable(output: OutputFact) -> OutputFact:
@@ -411,7 +436,8 @@ def _optimizer(optimizer: Any) -> OptimizerFact | None:
     names = ("momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "weight_decay")
     options = {n: _plain(getattr(inner, n)) for n in names if hasattr(inner, n)}
     options["scheduled"] = keras_internals.has_schedule(inner)
-    return OptimizerFact(type(inner).__name__.lower(), rate, options)
+    scales = keras_internals.scales_loss(optimizer)
+    return OptimizerFact(type(inner).__name__.lower(), rate, options, scales)
 
 
 def _metrics(model: Any) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from fitscope.scope.graph import output_paths
 from fitscope.scope.instructions import Instruction, Watch, watch
 from fitscope.scope.preview import Preview
 from fitscope.scope.preview import preview as make_preview
+from fitscope.scope.scale_sample import ScaleSample
 from fitscope.scope.schedule import Budget, Every, Schedule
 from fitscope.scope.session import ATTRIBUTES, Session
 from fitscope.scope.stopping import StopOn
@@ -112,6 +113,7 @@ class Scope(keras.callbacks.Callback):
         self._rules = choose(RULES, rules)
         self._conclusion = Conclusion(self._rules)
         self._weights: WeightSample | None = None
+        self._scale: ScaleSample | None = None
         self._fitting = False
         self._last_epoch = -1
         self._epoch_shift = 0
@@ -439,6 +441,7 @@ class Scope(keras.callbacks.Callback):
             return
         self._guarded(self._look, session, None)
         self._weights = self._guarded(WeightSample, session.model)
+        self._scale = self._guarded(ScaleSample, session.model, session.steps["train"])
 
     def _look(self, session: Session, fit: Fit | None) -> None:
         """Let the contract's rules look: at data in batches, when the first passes by."""
@@ -474,7 +477,10 @@ class Scope(keras.callbacks.Callback):
             if self._weights is not None:
                 steps = session.steps["train"]
                 moved = self._weights.moved()
-                session.writer.add_history({"event": "end", "step": steps, "weights": moved})
+                scale = None if self._scale is None else self._scale.changed(steps)
+                session.writer.add_history(
+                    {"event": "end", "step": steps, "weights": moved, "loss_scale": scale}
+                )
                 self._weights = None
             found = self._conclusion.new_findings(session.writer)
             if (self.params or {}).get("verbose") and session.broken is None and not self.is_quiet:

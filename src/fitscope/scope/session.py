@@ -248,7 +248,7 @@ class Session:
         except Exception as error:
             self._break(error)
             return plain(*args)
-        if phase == "train" and self.on_batch is not None:
+        if phase == "train" and self.on_batch is not None and not _leaves_the_step():
             args, on_batch, self.on_batch = self._with_first_batch(args), self.on_batch, None
             if self._first_batch is not None:
                 on_batch(self._first_batch)
@@ -287,7 +287,7 @@ class Session:
     def _with_first_batch(self, args: Any) -> Any:
         """Take the batch of this step out of the arguments, and give arguments that still hold it.
 
-        TensorFlow takes its batches inside the compiled function, where they are out of reach.
+        TensorFlow takes its batches inside the compiled function; see `_emit`.
         """
         backend = keras_internals.backend_name()
         if backend == "torch" and args and isinstance(args[0], (list, tuple)):
@@ -383,7 +383,8 @@ class Session:
             engine = self._edited_engine = build(self.model, plan, self.editor.edits(phase))
         else:
             if self._engine is None or known is not None:
-                self._plan = make_plan(self.model, self._instructions)
+                wanted = self.on_batch is not None and _leaves_the_step()
+                self._plan = make_plan(self.model, self._instructions, data=wanted)
                 self._engine = build(self.model, self._plan)
                 self._functions.clear()
             engine = self._engine
@@ -397,6 +398,9 @@ class Session:
             if start is not None:
                 start()
         phase, step = self._phase, self._first
+        if phase == "train" and self.on_batch is not None and row.kept is not None:
+            on_batch, self.on_batch = self.on_batch, None
+            on_batch(row.kept.data)
         takers = self._due(phase, step)
         self._first += 1
         self._emitted = True
@@ -411,6 +415,8 @@ class Session:
             snapshot = None
             if self.keeper is not None and phase == "train" and not self.keeper.is_done:
                 snapshot = self.keeper.newest
+            if row.kept is not None and snapshot is None and not (streams or records):
+                row = row.without_kept()  # it need not wait, and hold its memory
             self.drain.put(
                 Pending(
                     row, step, self.epoch, phase, streams, records, stops,
@@ -455,13 +461,25 @@ class Session:
             engine.wait(outputs)
 
 
-def make_plan(model: Any, instructions: Sequence[Instruction], edits: Sequence[Want] = ()) -> Plan:
+def _leaves_the_step() -> bool:
+    """Whether a batch is known only inside the compiled function, and has to be handed out."""
+    return keras_internals.backend_name() == "tensorflow"
+
+
+def make_plan(
+    model: Any,
+    instructions: Sequence[Instruction],
+    edits: Sequence[Want] = (),
+    *,
+    data: bool = False,
+) -> Plan:
     """The plan of the instructions; an instruction that can match nothing is an error.
 
     Args:
         model: a built model.
         instructions: what is observed.
         edits: by which the layers are wrapped that are edited.
+        data: whether what a step is given is wanted, whatever the instructions say.
     """
     wants = [
         Want(
@@ -475,7 +493,7 @@ def make_plan(model: Any, instructions: Sequence[Instruction], edits: Sequence[W
         model,
         [*wants, *edits],
         batch=any(i.batch for i in instructions),
-        data=any(isinstance(i, StopOn) and i.data for i in instructions),
+        data=data or any(isinstance(i, StopOn) and i.data for i in instructions),
     )
     taps: list[Site] | None = None
     for each in instructions:

@@ -47,6 +47,16 @@ SEEN = RANDOM.normal(size=(120, 8))
 PLUS_MINUS = np.array([[0.5, -0.5, 0.5, 0.5], [0.5, 0.5, -0.5, 0.4]])
 NORM = other("BatchNormalization", "norm", output_shape=(None, 8), sources=("hidden",))
 
+TWINS = np.repeat(RANDOM.normal(size=(100, 4)), 2, axis=0)[:120]
+KINDS = RANDOM.integers(0, 2, (120, 3)).astype(float)
+HALF = replace(dense("hidden", (4, 8), "relu"), dtype="float16")
+SCALING = OptimizerFact("adam", 1e-3, scales_loss=True)
+
+
+def weights(values):
+    return (array("sample_weight", values),)
+
+
 FAULTY = {
     "data_values": [
         fit_of(x=np.where(RANDOM.random((120, 4)) < 0.01, np.nan, 1.0)),
@@ -78,6 +88,24 @@ FAULTY = {
         fit_of("relu", 1, "mean_squared_error", y=QUANTITY),
         fit_of("tanh", 1, "mean_absolute_error", y=10 * QUANTITY),
         fit_of("linear", 1, "poisson", y=QUANTITY),
+    ],
+    "sample_weights": [
+        fit_of(sample_weights=weights(np.zeros(120))),
+        fit_of(sample_weights=weights(np.where(np.arange(120) < 5, -1.0, 1.0))),
+        fit_of(sample_weights=weights(np.where(np.arange(120) < 5, np.nan, 1.0))),
+        fit_of(sample_weights=weights(np.where(np.arange(120) < 2, 1.0, 0.0))),
+    ],
+    "contradicting_labels": [fit_of(x=TWINS), fit_of(x=KINDS)],
+    "gradient_clipping": [
+        with_rate("sgd", 0.01, clipnorm=1e-7),
+        with_rate("sgd", 0.01, momentum=0.9, clipvalue=1e-8),
+        with_rate("adam", 1e-3, global_clipnorm=1e-9),
+        with_rate("sgd", 0.01, clipnorm=0.0),
+    ],
+    "half_precision": [
+        fit_of(layers=layers(HALF, dense("out", (8, 3), "softmax"))),
+        fit_of(layers=layers(replace(HALF, variable_dtype="float16"), dense("out", (8, 3))),
+               optimizer=SCALING),
     ],
     "loss_unit_mismatch": [
         fit_of("linear", 3, "mean_squared_error", y=QUANTITY[:, None]),
@@ -180,9 +208,24 @@ HEALTHY = {
     "autoencoder": fit_of("linear", 4, "mean_squared_error", y=RANDOM.normal(size=(120, 4)),
                           metrics=()),
     "sorted, shuffled by keras": fit_of(y=SORTED),
+    "a linear bottleneck": fit_of(layers=layers(
+        dense("a", (4, 8), "tanh"), dense("code", (8, 2)), dense("b", (2, 8), "tanh"),
+        dense("out", (8, 3), "softmax"))),
+    "rows of little weight": fit_of(sample_weights=weights(RANDOM.random(120)), weighted=True),
+    "padding of no weight": fit_of(sample_weights=weights(np.arange(120) % 2), weighted=True),
+    "twins that agree": fit_of(x=np.tile(RANDOM.normal(size=(60, 4)), (2, 1))),
+    "twins of quantities": fit_of("linear", 1, "mean_squared_error", x=TWINS, y=QUANTITY,
+                                  metrics=()),
+    "twins of counts": fit_of("linear", 1, "poisson", x=TWINS, y=np.arange(120) % 5, metrics=()),
+    "mixed precision": fit_of(layers=layers(HALF, dense("out", (8, 3), "softmax")),
+                              optimizer=SCALING),
+    "bfloat16": fit_of(layers=layers(replace(HALF, dtype="bfloat16"), dense("out", (8, 3)))),
     "small learning rate": with_rate("adam", 1e-4),
     "sgd with momentum": with_rate("sgd", 0.01, momentum=0.9),
     "a large rate on small weights": with_rate("adam", 0.05),
+    "clipped as usual": with_rate("sgd", 0.01, momentum=0.9, clipnorm=1.0),
+    "clipped by value": with_rate("sgd", 0.01, clipvalue=0.01),
+    "clipping that adam undoes": with_rate("adam", 1e-3, clipnorm=1e-4),
     "a schedule that warms up": with_rate("adam", 0.0, scheduled=True),
     "pixels behind a rescaling": fit_of(
         x=IMAGES, layers=layers(other("Rescaling", "scale"), dense("out", (16, 3), "softmax"))),
@@ -314,3 +357,21 @@ def test_one_wrong_activation_is_told_once_with_the_remedy_for_its_targets():
     assert "targets_in_range" in [f.rule for f in quantities[0].consequences]
     assert "linear" in quantities[0].remedy
     assert "sigmoid" in classes[0].remedy
+
+
+def test_twins_of_which_one_must_be_wrong():
+    (found,) = RULES["contradicting_labels"](fit_of(x=TWINS))
+    # Rows 2k and 2k + 1 are equal and of classes that follow each other: each pair has one wrong.
+    assert found.evidence["least_error"] == pytest.approx(0.5)
+    assert found.evidence["contradicted_rows"] == 120
+    assert found.severity == "warning"
+    (few,) = RULES["contradicting_labels"](fit_of(x=KINDS))
+    assert few.severity == "note"
+
+
+def test_how_far_clipped_steps_can_go():
+    fit = with_rate("sgd", 0.01, momentum=0.9, clipnorm=1e-6)
+    (found,) = RULES["gradient_clipping"](fit)
+    norms = [np.sqrt(np.prod(la.kernel.shape)) * la.kernel.rms for la in fit.layers]
+    expected = 0.01 / (1 - 0.9) * 1e-6 * fit.total_steps / min(norms)
+    assert found.evidence["relative_change"] == pytest.approx(expected)

@@ -25,7 +25,8 @@ from fitscope.terminal.numbers import compact, count, percent
     stage="contract",
     explains=("non_finite", "loss_non_finite", "constant_output", "loss_flat", "dead_units",
               "no_better_than_constant", "metric_flat", "inputs_scaled", "unchanged_weights",
-              "class_balance", "single_class_batches"),
+              "class_balance", "single_class_batches", "loss_zero",
+              "contradicting_labels", "effective_rank"),
 )  # fmt: skip
 def data_values(fit: Fit, *, columns: float = 0.5) -> Iterator[Sign]:
     """Find values that end or empty a training."""

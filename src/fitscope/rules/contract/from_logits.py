@@ -26,6 +26,7 @@ _CONSEQUENCES = (
     "constant_output", "loss_flat", "no_better_than_constant", "loss_oscillates", "loss_non_finite",
     "loss_diverges", "unchanged_weights", "metric_flat", "vanishing_gradients", "dead_units",
     "saturation", "non_finite", "weights_barely_moved",
+    "effective_rank",
 )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ the units of a layer share a sum of 1, so each carries about 1/units.
 
 Fires on: a Dense layer without activation whose output reaches, through nothing but affine layers,
 another Dense layer, where every hidden layer is so (fault) or one (warning); a hidden Dense layer
-with softmax.
+with softmax. Where other layers bend, one that is narrower than what comes in and than the next
+layer is left out: W2 W1 then has its rank, and the next layer alone could not give that.
 
 Source: Goodfellow et al. (2016), "Deep Learning", 6.1; Humbatova et al. (2020), missing
 activation.
@@ -31,7 +32,8 @@ _LINEAR = DENSE | {"Conv1D", "Conv2D"}
     severity="warning",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "vanishing_gradients", "metric_flat",
-              "weights_barely_moved", "constant_output"),
+              "weights_barely_moved", "constant_output",
+              "effective_rank"),
     confidence=0.7,
 )  # fmt: skip
 def hidden_activation(fit: Fit) -> Iterator[Sign]:
@@ -40,6 +42,8 @@ def hidden_activation(fit: Fit) -> Iterator[Sign]:
         return
     inner = [la for la in fit.layers if la.kind in _LINEAR and _reaches_linear(fit, la)]
     missing = [layer for layer in inner if layer.activation is None and not _bends(fit, layer)]
+    if len(missing) < len(inner):
+        missing = [layer for layer in missing if not _is_bottleneck(fit, layer)]
     if missing:
         yield Sign(
             missing[0].path,
@@ -59,6 +63,17 @@ def hidden_activation(fit: Fit) -> Iterator[Sign]:
             {"layers": [layer.path for layer in squashed]},
             confidence=0.9,
         )
+
+
+def _is_bottleneck(fit: Fit, layer: LayerFact) -> bool:
+    """Whether a layer is narrower than what comes in and than the next layer with a kernel."""
+    following = fit.after(layer)
+    while len(following) == 1 and following[0].kind not in _LINEAR:
+        following = fit.after(following[0])
+    after = following[0].units if len(following) == 1 else None
+    if layer.kernel is None or layer.units is None or after is None:
+        return False
+    return layer.units < min(layer.kernel.fan_in, after)
 
 
 def _names(layers: list[LayerFact]) -> str:

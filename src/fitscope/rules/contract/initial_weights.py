@@ -40,7 +40,8 @@ _MULTIPLY = DENSE | {"Conv1D", "Conv2D", "Conv3D"}
     explains=("constant_output", "loss_flat", "no_better_than_constant", "dead_units", "saturation",
               "loss_diverges", "loss_non_finite", "non_finite", "unchanged_weights",
               "exploding_gradients", "vanishing_gradients", "metric_flat", "signal_scale",
-              "loss_oscillates", "weights_barely_moved"),
+              "loss_oscillates", "weights_barely_moved",
+              "effective_rank", "attention"),
     confidence=0.95,
 )  # fmt: skip
 def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:

@@ -35,7 +35,8 @@ _SEES_SCALE = frozenset(
     explains=("loss_diverges", "loss_oscillates", "loss_flat", "dead_units", "saturation",
               "non_finite", "loss_non_finite", "no_better_than_constant", "constant_output",
               "exploding_gradients", "metric_flat", "signal_scale",
-              "weights_moved_far", "unchanged_weights"),
+              "weights_moved_far", "unchanged_weights",
+              "effective_rank"),
     confidence=0.8,
 )  # fmt: skip
 def inputs_scaled(

@@ -22,7 +22,7 @@ from fitscope.terminal.numbers import compact
     severity="fault",
     stage="contract",
     explains=("loss_non_finite", "non_finite", "loss_flat", "no_better_than_constant",
-              "metric_flat", "constant_output", "unchanged_weights"),
+              "metric_flat", "constant_output", "unchanged_weights", "loss_zero"),
 )  # fmt: skip
 def labels_in_range(fit: Fit) -> Iterator[Sign]:
     """Find labels that the output has no unit for."""
