@@ -1,0 +1,101 @@
+"""TensorFlow's operations one by one, in a step that runs eagerly."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python import pywrap_tfe  # type: ignore[import-not-found]
+from tensorflow.python.eager import backprop, core  # type: ignore[import-not-found]
+from tensorflow.python.framework import op_callbacks  # type: ignore[import-not-found]
+
+if TYPE_CHECKING:
+    from fitscope.engine.single_operations import See
+
+_READS = ("ReadVariableOp", "ResourceGather")
+"""They give what is there, and make nothing."""
+
+mark = tf.name_scope
+"""Operations in the block, and those of their backward pass, are under the name."""
+
+
+def run(step: Callable[..., Any], args: Any, see: See) -> Any:
+    """Run a step and see each operation."""
+    with _backward_passes() as backward, _slow_path():
+
+        def callback(
+            op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None,
+            graph: Any = None,
+        ) -> None:  # fmt: skip
+            del attrs, op_name
+            name = op_type.decode() if isinstance(op_type, bytes) else str(op_type)
+            if graph is not None or name in _READS:
+                return
+            results = _floats(outputs)
+            if any(not np.isfinite(x).all() for x in results):
+                marks = backward[-1] if backward else tf.get_current_name_scope()
+                see(name, marks, _floats(inputs), results, backward=bool(backward))
+
+        op_callbacks.add_op_callback(callback)
+        try:
+            return step(*args)
+        finally:
+            op_callbacks.remove_op_callback(callback)
+
+
+@contextlib.contextmanager
+def _backward_passes() -> Generator[list[str]]:
+    """Gives a list that grows while tapes compute gradients, by the names of what they are of."""
+    names: list[str] = []
+    gradient, of_operation = tf.GradientTape.gradient, backprop._gradient_function
+
+    @functools.wraps(gradient)
+    def of_all(*args: Any, **kwargs: Any) -> Any:
+        names.append("")
+        try:
+            return gradient(*args, **kwargs)
+        finally:
+            names.pop()
+
+    def of_one(*args: Any) -> Any:
+        names.append(args[-1] or "")  # the name scope that the operation itself ran in
+        try:
+            return of_operation(*args)
+        finally:
+            names.pop()
+
+    tf.GradientTape.gradient = of_all
+    pywrap_tfe.TFE_Py_RegisterGradientFunction(of_one)
+    try:
+        yield names
+    finally:
+        tf.GradientTape.gradient = gradient
+        pywrap_tfe.TFE_Py_RegisterGradientFunction(of_operation)
+
+
+@contextlib.contextmanager
+def _slow_path() -> Generator[None]:
+    """Operations go by way of Python, where tapes keep the names of the forward pass."""
+    fast = pywrap_tfe.TFE_Py_FastPathExecute
+
+    def refused(*args: Any) -> Any:
+        del args
+        raise core._FallbackException("fitscope looks at each operation")
+
+    pywrap_tfe.TFE_Py_FastPathExecute = refused
+    try:
+        yield
+    finally:
+        pywrap_tfe.TFE_Py_FastPathExecute = fast
+
+
+def _floats(tensors: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    return [
+        tensor.numpy().astype(np.float64)
+        for tensor in tensors
+        if tensor.dtype.is_floating and hasattr(tensor, "numpy")
+    ]
