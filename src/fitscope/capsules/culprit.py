@@ -34,7 +34,8 @@ def chosen(operations: Sequence[Operation], found: Origin, model: str) -> Operat
         model: the model's name.
     """
     if "update" in found.direction:
-        return next((o for o in operations if o.part == UPDATE), None)
+        parts = (BACKWARD, UPDATE) if "backward" in found.direction else (UPDATE,)
+        return next((o for o in operations if o.part in parts), None)
     if "forward" in found.direction:
         forward = [o for o in operations if o.part == FORWARD]
         return next((o for o in forward if is_within(o, found, model)), None)
