@@ -18,9 +18,11 @@ from fitscope.capsules.adapted import adapt_again
 from fitscope.capsules.culprit import chosen, is_within
 from fitscope.capsules.file import Contents, read
 from fitscope.engine import keras_internals
+from fitscope.engine.leaves import map_leaves
 from fitscope.engine.operations import Operation, Operations
+from fitscope.engine.optimizers import optimizers_of
 from fitscope.engine.single_operations import watched
-from fitscope.engine.state import State, set_random_state
+from fitscope.engine.state import State, as_given, set_random_state
 from fitscope.errors import FitscopeError, UnsupportedError
 from fitscope.rules.execution import Edges, Origin
 from fitscope.scope.capsule import condition_of
@@ -105,7 +107,9 @@ def rebuild(contents: Contents, make: Callable[[], Any]) -> Any:
             f"the model {getattr(model, 'name', model)!r} is not built and compiled: {problem}. Or "
             "name a function that gives it, built and compiled: --model MODULE:FUNCTION."
         )
-    if not model.optimizer.built:
+    kept = sum(variable["of"] == "optimizer 0" for variable in contents.settings["variables"])
+    several = len(optimizers_of(model)) != 1
+    if not model.optimizer.built and not (several and kept <= len(model.optimizer.variables)):
         model.optimizer.build(model.trainable_variables)  # as fit does before the first step
     adapt_again(model, contents.adapted)
     restore(model, contents)
@@ -284,4 +288,4 @@ def batches_of(contents: Contents) -> Iterator[Any]:
         parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
         while len(parts) > 1 and parts[-1] is None:
             del parts[-1]
-        yield tuple(parts)
+        yield tuple(map_leaves(lambda _, x: as_given(x), part) for part in parts)

@@ -19,9 +19,6 @@ from fitscope.engine.entry import entries
 from fitscope.engine.operations import BACKWARD, FORWARD, UPDATE, Arrays, Operation, judged
 from fitscope.engine.optimizers import optimizers_of
 
-Mark = Callable[[str], AbstractContextManager[Any]]
-"""Puts operations under a name for the time of a block."""
-
 _NAME = re.compile(r"fitscope_(\d+|update)(?!\d)")
 
 
@@ -51,6 +48,22 @@ class See(Protocol):
         ...
 
 
+class Backend(Protocol):
+    """What a backend does to look at single operations."""
+
+    def mark(self, name: str, /) -> AbstractContextManager[Any]:
+        """Puts operations, and those of their backward pass, under a name."""
+        ...
+
+    def left(self, outputs: Any) -> None:
+        """Called at the end of a marked block, with what it gave."""
+        ...
+
+    def run(self, step: Callable[..., Any], args: Any, see: See) -> Any:
+        """Runs a step, and sees each operation."""
+        ...
+
+
 @contextlib.contextmanager
 def watched(model: Any, steps: int) -> Generator[list[Operation]]:
     """Look at every operation of one training step.
@@ -62,7 +75,7 @@ def watched(model: Any, steps: int) -> Generator[list[Operation]]:
     Yields:
         The operations that made what is not finite, filled in the order of execution.
     """
-    run, mark = _backend()
+    backend = _backend()
     paths = [entry.path for entry in entries(model)]
     found: list[Operation] = []
     taken = 0
@@ -91,8 +104,8 @@ def watched(model: Any, steps: int) -> Generator[list[Operation]]:
         taken += 1
         if taken < steps:
             return step(*args)
-        with _marked(model, mark):
-            return run(step, args, see)
+        with _marked(model, backend):
+            return backend.run(step, args, see)
 
     vars(model)["train_step"] = train_step
     try:
@@ -101,40 +114,42 @@ def watched(model: Any, steps: int) -> Generator[list[Operation]]:
         del vars(model)["train_step"]
 
 
-def _backend() -> tuple[Callable[..., Any], Mark]:
+def _backend() -> Backend:
     name = keras_internals.backend_name()
     if name == "jax":
         from fitscope.engine import jax_operations
 
-        return jax_operations.run, jax_operations.mark
+        return jax_operations
     if name == "tensorflow":
         from fitscope.engine import tensorflow_operations
 
-        return tensorflow_operations.run, tensorflow_operations.mark
+        return tensorflow_operations
     from fitscope.engine import torch_operations
 
-    return torch_operations.run, torch_operations.mark
+    return torch_operations
 
 
 @contextlib.contextmanager
-def _marked(model: Any, mark: Mark) -> Generator[None]:
+def _marked(model: Any, backend: Backend) -> Generator[None]:
     """Every layer's call and every optimizer's apply under a mark of its own."""
     layers = [(e.target, "call", f"fitscope_{i}") for i, e in enumerate(entries(model))]
     applies = [(o, "apply", "fitscope_update") for o in optimizers_of(model)]
     try:
         for target, name, text in (*layers, *applies):
             # Past the attribute tracking of Keras, and deleted afterwards.
-            vars(target)[name] = _under(mark, text, getattr(target, name))
+            vars(target)[name] = _under(backend, text, getattr(target, name))
         yield
     finally:
         for target, name, _ in (*layers, *applies):
             vars(target).pop(name, None)
 
 
-def _under(mark: Mark, text: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _under(backend: Backend, text: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def marked(*args: Any, **kwargs: Any) -> Any:
-        with mark(text):
-            return function(*args, **kwargs)
+        with backend.mark(text):
+            outputs = function(*args, **kwargs)
+            backend.left(outputs)
+            return outputs
 
     return marked

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
+
 from fitscope.engine import keras_internals
+from fitscope.engine.entry import entries
+from fitscope.engine.leaves import leaves
 from fitscope.engine.optimizers import optimizers_of
 
 
@@ -17,7 +21,7 @@ class State:
     """
 
     def __init__(self, model: Any) -> None:
-        self.groups = {"model": list(model.variables)}
+        self.groups = {"model": [*model.variables, *_states(model)]}
         """By name: those of the model, then those of each optimizer."""
         for number, optimizer in enumerate(optimizers_of(model)):
             self.groups[f"optimizer {number}"] = list(optimizer.variables)
@@ -54,6 +58,27 @@ class State:
             value = variable.value if place is None else args[0][place[0]][place[1]]
             found.append(self._copy(value))
         return found
+
+
+def _states(model: Any) -> list[Any]:
+    """The states of stateful recurrent layers that Keras does not track, as on TensorFlow."""
+    known = {id(variable) for variable in model.variables}
+    found = [
+        state
+        for entry in entries(model)
+        for _, state in leaves(list(getattr(entry.target, "states", None) or []))
+        if isinstance(state, keras.Variable)
+    ]
+    return [state for state in found if id(state) not in known]
+
+
+def as_given(array: Any) -> Any:
+    """An array as a data set may give it: strings only as tensors of TensorFlow."""
+    if getattr(getattr(array, "dtype", None), "kind", "") not in ("S", "U"):
+        return array
+    import tensorflow as tf
+
+    return tf.constant(array)
 
 
 def random_state() -> dict[str, Any]:

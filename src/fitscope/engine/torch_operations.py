@@ -32,6 +32,18 @@ def mark(name: str) -> Generator[None]:
         _marks.pop()
 
 
+def left(outputs: Any) -> None:
+    """A marked block gave these; nodes that were made past torch's functions are its own, too."""
+    pending = [x.grad_fn for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
+    while pending:
+        node = pending.pop()
+        # What an operation is made of leads back to the nodes of its inputs.
+        if node is None or _KEY in node.metadata:
+            continue
+        node.metadata[_KEY] = "/".join(_marks)
+        pending += [source for source, _ in node.next_functions]
+
+
 def run(step: Callable[..., Any], args: Any, see: See) -> Any:
     """Run a step and see each operation."""
     with _Tagging(), _Looking(see):
@@ -46,14 +58,7 @@ class _Tagging(TorchFunctionMode):
     ) -> Any:
         del types
         outputs = func(*args, **(kwargs or {}))
-        pending = [x.grad_fn for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
-        while pending:
-            node = pending.pop()
-            # What an operation is made of leads back to the nodes of its inputs.
-            if node is None or _KEY in node.metadata:
-                continue
-            node.metadata[_KEY] = "/".join(_marks)
-            pending += [source for source, _ in node.next_functions]
+        left(outputs)
         return outputs
 
 
