@@ -115,7 +115,10 @@ def custom_step() -> Any:
 def two_inputs() -> Any:
     inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((2,), name="b")}
     both = layers.Concatenate()([inputs["a"], layers.Dense(3)(inputs["b"])])
-    outputs = {"first": layers.Dense(2, name="first")(both), "out": layers.Dense(2, name="out")(both)}
+    outputs = {
+        "first": layers.Dense(2, name="first")(both),
+        "out": layers.Dense(2, name="out")(both),
+    }
     return compiled(
         keras.Model(inputs, outputs, name="net"), loss={"first": "mse", "out": "mae"},
         loss_weights={"first": 0.3, "out": 1.0}, metrics={"out": ["mse"]},
@@ -172,7 +175,9 @@ WORDS = ["one two", "three", "two two one", "four five"]
 
 
 def sentences() -> Any:
-    return np.array([[WORDS[i % 4]] for i in range(N)]), arrays()[1]
+    import tensorflow as tf
+
+    return tf.constant([[WORDS[i % 4]] for i in range(N)]), arrays()[1]
 
 
 def labels() -> Any:

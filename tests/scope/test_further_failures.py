@@ -17,8 +17,8 @@ from planted import (
     BAD,
     BATCH,
     JITS,
-    N,
     Applies,
+    N,
     Planted,
     compiled,
     data,
@@ -53,8 +53,8 @@ def attention() -> Any:
 
 
 def log_softmax() -> Any:
-    planted = Applies(lambda x: ops.log_softmax(x * 1e37) * 1e-37, name="planted")
-    return still(planted, out()), *marked(50.0)
+    planted = Applies(lambda x: ops.log_softmax(ops.exp(x)), name="planted")
+    return still(planted, out()), *marked(100.0)
 
 
 def custom_gradient() -> Any:
@@ -181,6 +181,7 @@ FURTHER: dict[str, Planted] = {
 }  # fmt: skip
 
 HIDDEN: dict[str, Planted] = {
+    "half precision in one layer": Planted(half_precision, "after", index=(2, 1)),
     "regularizer": dataclasses.replace(
         FURTHER["regularizer"], site="out:update[kernel]", direction="the backward pass or",
         says="",
@@ -204,6 +205,8 @@ def test_the_origin_is_named(name: str, jit: bool) -> None:
     evidence = finding.evidence
     layer = planted.layer or planted.site.partition(":")[0].partition("#")[0]
     assert (evidence["layer"], tuple(evidence["index"])) == (layer, planted.index)
+    if planted.site == "after":
+        assert evidence["unseen_before"] == ["planted"]
 
 
 def _with_consequences(scope: Any, rule: str) -> list[Any]:

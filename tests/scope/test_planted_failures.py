@@ -32,6 +32,7 @@ from planted import (
 
 import fitscope as fs
 
+
 def applied(function: Callable[[Any], Any], value: float, **kwargs: Any) -> Any:
     return lambda: (model_of(Applies(function, name="planted", **kwargs), out()), *marked(value))
 

@@ -166,7 +166,7 @@ def _written(model: Any) -> tuple[dict[str, Any] | None, str]:
     """The model as Keras writes it down, and why that is not enough to have it again."""
     try:
         written = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever a get_config of the user's raises
         first = str(error).strip().split("\n", 1)[0]
         return None, f"Keras cannot write it down ({type(error).__name__}: {first[:300]})"
     if keras_internals.compiles_from_config(model):

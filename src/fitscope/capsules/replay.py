@@ -178,9 +178,10 @@ def _check(group: str, found: Sequence[Any], wanted: Sequence[Any]) -> None:
     for one, two in itertools.zip_longest(found, wanted):
         of = "shape", "dtype", "trainable"
         if one is None or two is None or any(one[key] != two[key] for key in of):
+            named: Any = one if two is None else two
             raise FitscopeError(
                 f"the {group} has other variables than the one that was trained: {len(found)} and "
-                f"{len(wanted)}, the first that differs is {(two or one)['path']!r}. Layers that "
+                f"{len(wanted)}, the first that differs is {named['path']!r}. Layers that "
                 "were frozen or changed after the model was made must be so in its get_config; or "
                 "name a function that gives the model as it was: --model MODULE:FUNCTION."
             )
@@ -232,7 +233,7 @@ def _with_operation(outcome: Outcome, contents: Contents, make: Callable[[], Any
     try:
         with watched(model, len(contents.batches)) as found:
             _fit(model, contents)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # It leans on the inside of the backends, and what is known without it stays.
         tell(
             "fitscope could not look at the backend's operations one by one "

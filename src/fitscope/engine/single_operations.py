@@ -1,8 +1,8 @@
 """A training step, one operation of the backend after the other, and which made what is not finite.
 
-Each backend says for every operation it runs what went in and what came out. Whose operation it is
-stands in a mark around each layer's `call` and each optimizer's `apply`: backends carry the marks of
-the forward pass on to the backward pass.
+Each backend says for every operation it runs what went in and what came out. Whose operation it
+is stands in a mark around each layer's `call` and each optimizer's `apply`: backends carry the
+marks of the forward pass on to the backward pass.
 """
 
 from __future__ import annotations

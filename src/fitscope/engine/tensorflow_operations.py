@@ -56,7 +56,8 @@ def run(step: Callable[..., Any], args: Any, see: See) -> Any:
 def _backward_passes() -> Generator[list[str]]:
     """Gives a list that grows while tapes compute gradients, by the names of what they are of."""
     names: list[str] = []
-    gradient, of_operation = tf.GradientTape.gradient, backprop._gradient_function
+    gradient = tf.GradientTape.gradient
+    of_operation = backprop._gradient_function  # noqa: SLF001 - no public way to each gradient
 
     @functools.wraps(gradient)
     def of_all(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +90,8 @@ def _slow_path() -> Generator[None]:
 
     def refused(*args: Any) -> Any:
         del args
-        raise core._FallbackException("fitscope looks at each operation")
+        # What the fast path itself raises where it cannot run an operation.
+        raise core._FallbackException("fitscope looks at each operation")  # noqa: SLF001
 
     pywrap_tfe.TFE_Py_FastPathExecute = refused
     try:

@@ -34,7 +34,7 @@ def mark(name: str) -> Generator[None]:
 
 def left(outputs: Any) -> None:
     """A marked block gave these; nodes that were made past torch's functions are its own, too."""
-    pending = [x.grad_fn for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
+    pending: list[Any] = [x.grad_fn for x in tree_leaves(outputs) if isinstance(x, torch.Tensor)]
     while pending:
         node = pending.pop()
         # What an operation is made of leads back to the nodes of its inputs.
@@ -53,9 +53,7 @@ def run(step: Callable[..., Any], args: Any, see: See) -> Any:
 class _Tagging(TorchFunctionMode):
     """Writes the marks on the nodes of the backward pass as they are made."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         outputs = func(*args, **(kwargs or {}))
         left(outputs)
@@ -69,9 +67,7 @@ class _Looking(TorchDispatchMode):
         super().__init__()
         self._see = see
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         # Before it runs: an operation may write into what it is given.
         given = list(_floats((args, kwargs or {})))
@@ -79,7 +75,7 @@ class _Looking(TorchDispatchMode):
         name = func.overloadpacket.__name__
         results = list(_floats((outputs, _written(func, args))))
         if not name.startswith(_GARBAGE) and any(not np.isfinite(x).all() for x in results):
-            node: Any = torch._C._current_autograd_node()
+            node: Any = torch._C._current_autograd_node()  # noqa: SLF001
             marks = "/".join(_marks) if node is None else node.metadata.get(_KEY, "")
             of = None if node is None else node.name()
             self._see(name, marks, given, results, backward=node is not None, of=of)
@@ -88,7 +84,7 @@ class _Looking(TorchDispatchMode):
 
 def _written(func: Any, args: Any) -> list[Any]:
     """What an operation has written into, such as the weights of a fused update."""
-    schema = zip(args, func._schema.arguments, strict=False)
+    schema = zip(args, func._schema.arguments, strict=False)  # noqa: SLF001
     return [x for x, a in schema if a.alias_info is not None and a.alias_info.is_write]
 
 
@@ -96,6 +92,5 @@ def _floats(tree: Any) -> Iterator[np.ndarray[Any, Any]]:
     for value in {id(x): x for x in tree_leaves(tree)}.values():
         if isinstance(value, float):
             yield np.asarray(value)
-        elif isinstance(value, torch.Tensor) and value.is_floating_point():
-            if value.device.type != "meta":
-                yield value.detach().to("cpu", torch.float64, copy=True).numpy()
+        elif isinstance(value, torch.Tensor) and value.is_floating_point() and not value.is_meta:
+            yield value.detach().to("cpu", torch.float64, copy=True).numpy()

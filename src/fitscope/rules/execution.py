@@ -290,10 +290,9 @@ def _index(site: Site, got: Mapping[str, float]) -> tuple[int, ...] | None:
 
 
 def _direction(site: Site, earlier: Sequence[Site]) -> str:
-    gradients = [s for s in earlier if s.port == "weight_gradient"]
-    own = [s for s in gradients if (s.path, s.leaf) == (site.path, site.leaf)]
-    if site.port == "update" and gradients and not own:
-        return "in the backward pass or the update"  # the gradient was out of sight
+    own = [s for s in earlier if s.port == "weight_gradient" and s.path == site.path]
+    if site.port == "update" and not any(s.leaf == site.leaf for s in own):
+        return "in the backward pass or the update"  # the gradient was not watched, or out of sight
     return direction(site)
 
 

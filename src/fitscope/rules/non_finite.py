@@ -302,7 +302,9 @@ def _remedy(found: Origin | None, name: str, step: int) -> str:
             f"constraint of {found.layer}, if it has one."
         )
     if found.layer == LOSS:
-        return f"look at the loss of step {step}: log, sqrt or division of 0; a lower learning rate."
+        return (
+            f"look at the loss of step {step}: log, sqrt or division of 0; a lower learning rate."
+        )
     if "backward" in found.direction:
         more = ""
         if name.partition(":")[2].startswith("weight_gradient"):

@@ -11,10 +11,10 @@ import numpy as np
 
 from fitscope.errors import FitscopeError, StatisticError
 from fitscope.rules.execution import LOSS, NEEDED, Edges, Origin, origin
+from fitscope.scope.targets import bad_targets
 from fitscope.select.naming import PORTS
 from fitscope.select.selector import Selector
 from fitscope.select.selector import select as as_selector
-from fitscope.scope.targets import bad_targets
 from fitscope.select.site import Site
 from fitscope.statistics.descriptions import ALL
 from fitscope.statistics.moments import derive
