@@ -349,8 +349,9 @@ class Drain:
             if reason is None:
                 continue
             self._act(stop, pending, step, reason)
-        judges = any(isinstance(s.condition, NonFinite) for s in self._waiting(pending))
-        self._looked = (pending, step) if judges else None
+        if pending.phase == "train":
+            judges = any(isinstance(s.condition, NonFinite) for s in self._waiting(pending))
+            self._looked = (pending, step) if judges else None
 
     def _waiting(self, pending: Pending) -> list[StopOn]:
         """The conditions that have not held yet."""
