@@ -273,3 +273,34 @@ def test_a_metric_alone_ends_no_training() -> None:
     assert np.isnan(history.history["bad"]).all()
     assert not [e for e in scope.run.history if e["event"] == "stop"]
     assert not _with_consequences(scope, "non_finite")
+
+
+def under_a_scale(x: Any, y: Any, planted: Any, scale: float, **how: Any) -> Any:
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(0.001), initial_scale=scale, dynamic_growth_steps=10
+    )
+    head = layers.Dense(2, name="out", dtype="float32")
+    model = model_of(same(), planted, head, optimizer=optimizer)
+    scope = fs.Scope(fs.stop_on(fs.non_finite()))
+    model.fit(x, y, batch_size=BATCH, epochs=6, verbose="0", callbacks=[scope], **how)
+    return scope
+
+
+def test_a_scale_that_looks_for_its_place_is_a_note_however_batches_fall() -> None:
+    """It grows every ten steps, so gradients overflow in about one step of ten to the end."""
+    x, y = data()
+    scope = under_a_scale(x, 100 * y, Applies(lambda v: v * 1.0, name="planted"), 2.0**126)
+    assert max(r["value"] for r in scope.run.stats("**:weight_gradient", "nonfinite")) > 0
+    assert not [e for e in scope.run.history if e["event"] == "stop"]
+    assert [f.severity for f in _with_consequences(scope, "non_finite")] == ["note"]
+
+
+def test_what_no_scale_explains_is_a_fault() -> None:
+    """The derivative of a root at 0, once in each epoch: the scale falls, and it stays."""
+    x, y = zero_row()
+    root = Applies(lambda v: ops.sqrt(ops.abs(v)), name="planted")
+    scope = under_a_scale(x, y, root, 2.0**10, shuffle=False)
+    faults = [f for f in _with_consequences(scope, "non_finite") if f.severity != "note"]
+    assert [f.first_step for f in faults] == [BAD]
+    assert faults[0].site == "before:gradient"
+    assert faults[0].evidence["layer"] == "planted"

@@ -174,7 +174,7 @@ def _operation(made: Operation) -> str:
 
 
 def _no_operation(outcome: Outcome) -> str:
-    if outcome.origin is not None and outcome.origin.is_batch:
+    if outcome.origin is not None and (outcome.origin.is_batch or outcome.origin.targets):
         return "none; the batch was bad before the model saw it"
     if outcome.origin is not None and "before the forward" in outcome.origin.direction:
         return "none; the weight was bad before the step"

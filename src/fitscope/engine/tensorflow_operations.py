@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe  # type: ignore[import-not-found]
-from tensorflow.python.eager import backprop, core  # type: ignore[import-not-found]
+from tensorflow.python.eager import backprop, core, record  # type: ignore[import-not-found]
 from tensorflow.python.framework import op_callbacks  # type: ignore[import-not-found]
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def run(step: Callable[..., Any], args: Any, see: See) -> Any:
                 return
             results = _floats(outputs)
             if any(not np.isfinite(x).all() for x in results):
-                marks = backward[-1] if backward else tf.get_current_name_scope()
-                see(name, marks, _floats(inputs), results, backward=bool(backward))
+                marks, of = backward[-1] if backward else (tf.get_current_name_scope(), None)
+                see(name, marks, _floats(inputs), results, backward=bool(backward), of=of)
 
         op_callbacks.add_op_callback(callback)
         try:
@@ -53,33 +53,51 @@ def run(step: Callable[..., Any], args: Any, see: See) -> Any:
 
 
 @contextlib.contextmanager
-def _backward_passes() -> Generator[list[str]]:
-    """Gives a list that grows while tapes compute gradients, by the names of what they are of."""
-    names: list[str] = []
+def _backward_passes() -> Generator[list[tuple[str, str | None]]]:
+    """Gives a list that grows while tapes compute gradients.
+
+    By the name scope of what they are of, and what that is called.
+    """
+    names: list[tuple[str, str | None]] = []
     gradient = tf.GradientTape.gradient
     of_operation = backprop._gradient_function  # noqa: SLF001 - no public way to each gradient
 
     @functools.wraps(gradient)
     def of_all(*args: Any, **kwargs: Any) -> Any:
-        names.append("")
+        names.append(("", None))
         try:
             return gradient(*args, **kwargs)
         finally:
             names.pop()
 
     def of_one(*args: Any) -> Any:
-        names.append(args[-1] or "")  # the name scope that the operation itself ran in
+        names.append((args[-1] or "", str(args[0])))  # the scope that the operation ran in
         try:
             return of_operation(*args)
         finally:
             names.pop()
 
+    def recorded(kind: Any, outputs: Any, inputs: Any, backward: Any, *rest: Any) -> Any:
+        """A function with a gradient of its own is none of TensorFlow's operations."""
+        within = tf.get_current_name_scope()
+
+        def named(*args: Any) -> Any:
+            names.append((within, str(kind)))
+            try:
+                return backward(*args)
+            finally:
+                names.pop()
+
+        return record_operation(kind, outputs, inputs, named, *rest)
+
+    record_operation, record.record_operation = record.record_operation, recorded
     tf.GradientTape.gradient = of_all
     pywrap_tfe.TFE_Py_RegisterGradientFunction(of_one)
     try:
         yield names
     finally:
         tf.GradientTape.gradient = gradient
+        record.record_operation = record_operation
         pywrap_tfe.TFE_Py_RegisterGradientFunction(of_operation)
 
 

@@ -170,7 +170,7 @@ class Origin:
             text += f"; the batch held {' and '.join(map(str, self.targets))}"
         if self.is_batch:
             text += "; the batch was bad before the model saw it"
-        elif self.batch is not None:
+        elif self.batch is not None and not self.targets:
             name, low, high, bad = self.batch
             if self.before is None or self.before[0] != name:
                 text += f"; the batch ({name}) was within {compact(low)} and {compact(high)}"

@@ -23,7 +23,7 @@ from fitscope.run.writer import RunWriter
 from fitscope.scope.capsule import Capsule
 from fitscope.scope.stopping import NonFinite, StepStatistics, StopOn
 from fitscope.scope.targets import bad_targets
-from fitscope.scope.tell import tell
+from fitscope.scope.tell import announce, tell
 from fitscope.select.site import Site
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
@@ -365,7 +365,7 @@ class Drain:
             return
         self._stop_training()
         self.writer.add_history(_event("stop", step, reason))
-        tell(f"fitscope ends the training because of {step.phase} step {step.step}: {reason}")
+        announce(f"fitscope ends the training because of {step.phase} step {step.step}: {reason}")
 
     def _look_at_loss(self, logs: Logs, loss: float) -> None:
         """The loss of a step may be all that is not finite in it."""
@@ -396,7 +396,7 @@ class Drain:
             return
         self.writer.add_history(_event("capsule", step, reason))
         end = "" if reason.endswith((".", "!", "?")) else "."
-        tell(
+        announce(
             f"fitscope keeps {step.phase} step {step.step} in {folder}: {reason}{end} "
             f"`fitscope replay {folder.parent.parent}` runs it again."
         )
