@@ -1,9 +1,11 @@
 """A capsule on disk: JSON, and arrays without pickle.
 
 capsule.json    the step, why it was kept, the variables in their order, the batches' structure
-model.json      the model and how it was compiled, as Keras serializes them
+model.json      the model and how it was compiled, as Keras serializes them; null where it cannot
 state.npz       one array for each variable, before the first of the steps
 batches.npz     one array for each tensor of the batches
+adapted.npz     what layers learned by `adapt`
+random.npz      the states of the backend's own random generators
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from fitscope.errors import FitscopeError, RunFormatError
 
 FOLDER = "capsule"
 VERSION = 1
-_SETTINGS, _MODEL, _STATE, _BATCHES = "capsule.json", "model.json", "state.npz", "batches.npz"
+_SETTINGS, _MODEL = "capsule.json", "model.json"
+_STATE, _BATCHES, _ADAPTED, _RANDOM = "state.npz", "batches.npz", "adapted.npz", "random.npz"
+_PARTIAL = ".tmp"
 
 Array = np.ndarray[Any, Any]
 
@@ -32,15 +36,19 @@ class Contents:
 
     Attributes:
         settings: the content of `capsule.json`.
-        model: as `keras.saving.serialize_keras_object` gives it.
+        model: as `keras.saving.serialize_keras_object` gives it; None where Keras cannot.
         state: the values of the variables, in the order of `settings["variables"]`.
         batches: what each step was given, from the one that `state` belongs to.
+        adapted: what layers learned by `adapt`, see `capsules.adapted`.
+        random: the backend's own random generators, see `engine.state`.
     """
 
     settings: Mapping[str, Any]
-    model: Mapping[str, Any]
+    model: Mapping[str, Any] | None
     state: Sequence[Array]
     batches: Sequence[Any]
+    adapted: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    random: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
 def write(run: Path, contents: Contents) -> Path:
@@ -56,19 +64,27 @@ def write(run: Path, contents: Contents) -> Path:
     arrays: dict[str, Array] = {}
     trees = [_flatten(batch, arrays) for batch in contents.batches]
     state = {f"v{i:05}": array for i, array in enumerate(contents.state)}
-    dtypes = {name: a.dtype.name for name, a in {**arrays, **state}.items() if _is_foreign(a)}
+    files = {
+        _STATE: state, _BATCHES: arrays, _ADAPTED: contents.adapted, _RANDOM: contents.random
+    }  # fmt: skip
+    dtypes = {n: a.dtype.name for named in files.values() for n, a in named.items() if _foreign(a)}
     settings = {"version": VERSION, **contents.settings, "batches": trees, "dtypes": dtypes}
+    natives = {name: _natives(named) for name, named in files.items()}
     folder = run / FOLDER / f"step-{contents.settings['step']:06}"
-    partial = folder.with_name(f"{folder.name}.tmp")
-    natives = [(_STATE, _natives(state)), (_BATCHES, _natives(arrays))]
+    partial = folder.with_name(folder.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, native in natives:
-        with (partial / name).open("wb") as file:
-            np.savez(file, **native)
-    (partial / _MODEL).write_text(json.dumps(contents.model), encoding="utf-8")
-    (partial / _SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    partial.rename(folder)
+    try:
+        partial.mkdir(parents=True)
+        for name, native in natives.items():
+            with (partial / name).open("wb") as file:
+                np.savez(file, **native)
+        (partial / _MODEL).write_text(json.dumps(contents.model), encoding="utf-8")
+        (partial / _SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        partial.rename(folder)
+    except OSError:
+        # A full disk needs the place.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return folder
 
 
@@ -83,7 +99,13 @@ def find(path: Path) -> Path:
     """
     if (path / _SETTINGS).is_file():
         return path
-    found = sorted(p for p in (path / FOLDER).glob("step-*") if (p / _SETTINGS).is_file())
+    folders = sorted((path / FOLDER).glob("step-*"))
+    found = [p for p in folders if p.suffix != _PARTIAL and (p / _SETTINGS).is_file()]
+    if not found and folders:
+        raise FitscopeError(
+            f"{folders[0]} was not written to its end: the training is writing it, or ended before "
+            "it was done. It cannot be replayed."
+        )
     if not found:
         raise FitscopeError(
             f"{path} holds no capsule. One is written when the condition of fs.capsule(...) holds "
@@ -111,12 +133,15 @@ def read(folder: Path) -> Contents:
     """Read a capsule; nothing in it is code."""
     settings = read_settings(folder)
     dtypes = settings["dtypes"]
-    state, arrays = (_read_arrays(folder / name, dtypes) for name in (_STATE, _BATCHES))
+    names = (_STATE, _BATCHES, _ADAPTED, _RANDOM)
+    state, arrays, adapted, random = (_read_arrays(folder / name, dtypes) for name in names)
     return Contents(
         settings,
         json.loads((folder / _MODEL).read_text(encoding="utf-8")),
         [state[name] for name in sorted(state)],
         [_nest(tree, arrays) for tree in settings["batches"]],
+        adapted,
+        random,
     )
 
 
@@ -130,7 +155,7 @@ def _read_arrays(path: Path, dtypes: Mapping[str, str]) -> dict[str, Array]:
     return found
 
 
-def _is_foreign(array: Array) -> bool:
+def _foreign(array: Array) -> bool:
     """Whether NumPy's own files do not know the dtype: bfloat16 and its kin."""
     return array.dtype.kind == "V" or array.dtype.name.startswith(("bfloat", "float8"))
 
@@ -141,11 +166,14 @@ def _natives(arrays: Mapping[str, Array]) -> dict[str, Any]:
 
 def _native(array: Array) -> Array:
     if array.dtype.kind == "O":
-        raise FitscopeError(
-            "the batch holds strings or Python objects, and a capsule keeps numbers. Turn them "
-            "into numbers before the model: in the data set, for example."
-        )
-    return array.view(f"u{array.dtype.itemsize}") if _is_foreign(array) else array
+        if not all(isinstance(x, (bytes, str)) for x in array.reshape(-1)):
+            raise FitscopeError(
+                "the batch holds Python objects, and a capsule keeps numbers and strings. Turn "
+                "them into numbers before the model: in the data set, for example."
+            )
+        texts = [x.encode() if isinstance(x, str) else x for x in array.reshape(-1)]
+        return np.array(texts, "S").reshape(array.shape)
+    return array.view(f"u{array.dtype.itemsize}") if _foreign(array) else array
 
 
 def _flatten(tree: Any, arrays: dict[str, Array]) -> Any:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from fitscope.capsules import file
+from fitscope.capsules.adapted import Arrays, adapted
 from fitscope.engine import keras_internals
 from fitscope.engine.layout import to_host
 from fitscope.engine.leaves import map_leaves
 from fitscope.engine.optimizers import optimizers_of
-from fitscope.engine.state import State
+from fitscope.engine.state import State, random_state
 from fitscope.errors import FitscopeError
 from fitscope.scope.capsule import Capsule, condition_config
+from fitscope.scope.tell import tell
 
 if TYPE_CHECKING:
     from fitscope.scope.stopping import StepStatistics
@@ -33,6 +35,7 @@ class Snapshot:
         values: still on the device, in the order of `State.variables`.
         variables: what they are of.
         settings: how the model is run.
+        random: the backend's own random generators.
         batches: `(step, data)` of the steps since, added on the drain thread.
     """
 
@@ -41,6 +44,7 @@ class Snapshot:
     values: Sequence[Any]
     variables: Sequence[dict[str, Any]]
     settings: dict[str, Any]
+    random: dict[str, Any] = dataclasses.field(default_factory=dict)
     batches: list[tuple[int, Any]] = dataclasses.field(default_factory=list)
 
 
@@ -55,7 +59,9 @@ class Keeper:
     def __init__(self, capsule: Capsule, run: Path) -> None:
         self._capsule = capsule
         self._run = run
-        self._model: dict[str, Any] = {}
+        self._model: dict[str, Any] | None = None
+        self._adapted: Arrays = {}
+        self._told = False
         self._settings: dict[str, Any] = {}
         self._variables: list[dict[str, Any]] = []
         self._state: State | None = None
@@ -67,36 +73,27 @@ class Keeper:
     # On the thread that trains.
 
     def prepare(self, model: Any) -> None:
-        """Called before a training, while the model's variables hold their values.
-
-        Raises:
-            FitscopeError: the model cannot be written down.
-        """
+        """Called before a training, while the model's variables hold their values."""
         self.newest = self._state = None
         self._variables = []
-        try:
-            self._model = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
-        except Exception as error:
-            raise FitscopeError(
-                f"fs.capsule cannot write the model {model.name!r} down, so it keeps nothing "
-                f"({type(error).__name__}: {error}). Give its layers a get_config, as model.save "
-                "needs it."
-            ) from error
-        optimizers = optimizers_of(model)
-        if len(optimizers) != 1 or not self._model.get("compile_config"):
-            several = f"has {len(optimizers)} optimizers" if len(optimizers) != 1 else ""
-            raise FitscopeError(
-                f"fs.capsule keeps nothing of the model {model.name!r}: it "
-                f"{several or 'was not compiled in a way that Keras can write down'}. Models with "
-                "one optimizer, given to compile, can be replayed."
+        self._model, problem = _written(model)
+        self._adapted = adapted(model)
+        if problem and not self._told:
+            self._told = True
+            tell(
+                f"fs.capsule keeps the step of the model {model.name!r}, and not the model itself: "
+                f"{problem}. Replay it with `--model MODULE:FUNCTION`, a function that gives the "
+                "model, built and compiled as here."
             )
         self._settings = {
             "backend": keras_internals.backend_name(),
             "keras": keras.__version__,
+            "numerics": keras_internals.numerics(),
             "jit_compile": bool(model.jit_compile),
             "run_eagerly": bool(model.run_eagerly),
             "keep_weights": self._capsule.keep_weights,
             "condition": condition_config(self._capsule.condition),
+            "model_problem": problem,
         }
 
     def before(self, model: Any, step: int, epoch: int, args: Any) -> None:
@@ -108,22 +105,23 @@ class Keeper:
             if 0 <= since < self._capsule.keep_weights:
                 return
         if self._state is None or not self._settings["optimizer_built"]:
-            # On TensorFlow the first step itself may build the optimizer.
-            self._settings = {**self._settings, "optimizer_built": bool(model.optimizer.built)}
+            # On TensorFlow the first step itself may build an optimizer.
+            built = all(bool(optimizer.built) for optimizer in optimizers_of(model))
+            self._settings = {**self._settings, "optimizer_built": built}
             self._state = State(model)
-            count = len(self._state.model_variables)
             self._variables = [
                 {
                     "path": v.path,
-                    "of": "model" if i < count else "optimizer",
+                    "of": group,
                     "shape": list(v.shape),
                     "dtype": str(v.dtype),
                     "trainable": bool(v.trainable),
                 }
-                for i, v in enumerate(self._state.variables)
+                for group, variables in self._state.groups.items()
+                for v in variables
             ]
         self.newest = Snapshot(
-            step, epoch, self._state.copies(args), self._variables, self._settings
+            step, epoch, self._state.copies(args), self._variables, self._settings, random_state()
         )
 
     # On the drain thread.
@@ -158,7 +156,29 @@ class Keeper:
         }
         state = [to_host(value) for value in snapshot.values]
         self.newest = None
-        return file.write(self._run, file.Contents(settings, self._model, state, batches))
+        contents = file.Contents(
+            settings, self._model, state, batches, self._adapted, snapshot.random
+        )
+        return file.write(self._run, contents)
+
+
+def _written(model: Any) -> tuple[dict[str, Any] | None, str]:
+    """The model as Keras writes it down, and why that is not enough to have it again."""
+    try:
+        written = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
+    except Exception as error:  # noqa: BLE001 - whatever a get_config of the user's raises
+        first = str(error).strip().split("\n", 1)[0]
+        return None, f"Keras cannot write it down ({type(error).__name__}: {first[:300]})"
+    if keras_internals.compiles_from_config(model):
+        return written, ""
+    if not written.get("compile_config"):
+        return written, "its compile() is its own, and it has no get_compile_config()"
+    several = len(optimizers_of(model))
+    if several != 1:
+        return written, f"it has {several} optimizers, and no compile_from_config() of its own"
+    if keras_internals.has_own_compile(model):
+        return written, "its compile() is its own, and it has no compile_from_config()"
+    return written, ""
 
 
 def _lacks_input(data: Any) -> bool:

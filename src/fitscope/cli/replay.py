@@ -17,6 +17,8 @@ from fitscope.cli.exit_codes import OK, PROBLEM, USAGE
 from fitscope.errors import FitscopeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fitscope.capsules.replay import Outcome
     from fitscope.cli.arguments import Commands
     from fitscope.engine.operations import Operation
@@ -25,6 +27,7 @@ _EXAMPLE = """\
   fitscope replay runs/first
   fitscope replay runs/first --custom my_package.layers:Attention
   fitscope replay runs/first --import my_package.layers    registers custom classes
+  fitscope replay runs/first --model train:make_model      gives the model, built and compiled
 
 exit status: 0 the failure came again as it was trained, 1 it did not, 2 it could not be run."""
 
@@ -47,6 +50,12 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="a custom class or function of the model; imports its module; may be repeated",
     )
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="a function without arguments that gives the model as it was trained, built and "
+        "compiled, for what Keras cannot write down; imports its module",
+    )
     add_imports(parser)
     add_json(parser)
 
@@ -59,11 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         folder = find(Path(arguments.run))
         settings = read_settings(folder)
         _choose_backend(settings["backend"])
-        custom = _custom_objects(arguments)
+        custom, make = _given(arguments)
 
         from fitscope.capsules.replay import replay
 
-        outcomes = replay(folder, custom)
+        outcomes = replay(folder, custom, make)
     except Exception as error:  # noqa: BLE001 - the model's own code runs; 1 means it ran through
         if os.environ.get("FITSCOPE_DEBUG", "") not in ("", "0"):
             traceback.print_exception(error)
@@ -88,22 +97,36 @@ def _choose_backend(wanted: str) -> None:
     choose_backend(wanted)
 
 
-def _custom_objects(arguments: argparse.Namespace) -> dict[str, Any]:
+def _given(arguments: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], Any] | None]:
+    """Custom objects by name, and the function that gives the model."""
     # The script's folder is on the path, not the folder the user stands in.
     sys.path.insert(0, str(Path.cwd()))
+    for module in arguments.modules:
+        _imported(module, "MODULE after --import")
     found: dict[str, Any] = {}
-    for text in [*arguments.modules, *arguments.custom]:
-        module, _, name = text.partition(":")
-        try:
-            imported = importlib.import_module(module)
-            if text in arguments.custom:
-                found[name] = getattr(imported, name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise FitscopeError(
-                f"{text} cannot be imported: {error}. Expected MODULE:NAME after --custom, and "
-                "MODULE after --import."
-            ) from error
-    return found
+    for text in arguments.custom:
+        name = text.rpartition(":")[2]
+        found[name] = _imported(text, "MODULE:NAME after --custom")
+    if arguments.model is None:
+        return found, None
+    make = _imported(arguments.model, "MODULE:FUNCTION after --model")
+    if not callable(make):
+        raise FitscopeError(
+            f"--model {arguments.model}: expected a function that gives the model, and it is a "
+            f"{type(make).__name__}."
+        )
+    return found, make
+
+
+def _imported(text: str, expected: str) -> Any:
+    module, colon, name = text.partition(":")
+    try:
+        if bool(colon) != (":" in expected):
+            raise ValueError("a name is missing, or one too many")
+        found = importlib.import_module(module)
+        return getattr(found, name) if colon else found
+    except (ImportError, AttributeError, ValueError) as error:
+        raise FitscopeError(f"{text} cannot be imported: {error}. Expected {expected}.") from error
 
 
 def _lines(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) -> list[str]:
@@ -139,6 +162,11 @@ def _operation(made: Operation) -> str:
     from fitscope.terminal.numbers import compact, count
 
     where = "outside the layers" if made.layer is None else f"in {made.layer}"
+    if made.part == "backward":
+        whose = "of the loss" if made.layer is None else f"of {made.layer}"
+        where = f"in the backward pass {whose}" + (f" ({made.of})" if made.of else "")
+    if made.part == "update":
+        where = "in the update"
     text = f"{made.name} {where} made {count(made.bad)} of {count(made.size)} values not finite"
     if made.given is not None:
         text += f", of values within {compact(made.given[0])} and {compact(made.given[1])}"
@@ -146,11 +174,11 @@ def _operation(made: Operation) -> str:
 
 
 def _no_operation(outcome: Outcome) -> str:
-    if outcome.origin is not None and outcome.origin.is_batch:
+    if outcome.origin is not None and (outcome.origin.is_batch or outcome.origin.targets):
         return "none; the batch was bad before the model saw it"
-    if outcome.origin is not None and "forward" in outcome.origin.direction:
-        return "none of keras.ops; an operator such as x / y, or a function of the backend"
-    return "not known; operations are looked at in the forward pass and the loss"
+    if outcome.origin is not None and "before the forward" in outcome.origin.direction:
+        return "none; the weight was bad before the step"
+    return "not known: no single operation was seen to make it of finite values"
 
 
 def _to_json(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) -> dict[str, Any]:
@@ -169,6 +197,8 @@ def _to_json(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) ->
                 "unseen": list(o.unseen),
                 "operation": None if o.operation is None else o.operation.name,
                 "operation_layer": None if o.operation is None else o.operation.layer,
+                "operation_part": None if o.operation is None else o.operation.part,
+                "operation_of": None if o.operation is None else o.operation.of,
             }
             for o in outcomes
         ],

@@ -23,7 +23,7 @@ import dataclasses
 import heapq
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -137,7 +137,7 @@ class Program:
         aside = _Aside(jaxpr, values, one) if self.taps else None
         for equation in jaxpr.eqns:
             if not _is_ours(equation):
-                found = _bind(equation, [_value(v, values) for v in equation.invars])
+                found = bind(equation, [_value(v, values) for v in equation.invars])
                 values.update(zip(equation.outvars, found, strict=True))
                 continue
             source = equation.invars[0]
@@ -157,7 +157,7 @@ def _times(value: Any, one: Any) -> Any:
     return value * one.astype(value.dtype) if floating else value
 
 
-def _bind(equation: Any, values: list[Any]) -> list[Any]:
+def bind(equation: Any, values: list[Any]) -> list[Any]:
     """Run one equation, under the names and settings that it was traced with."""
     bound = equation.primitive.get_bind_params(equation.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before 0.10
@@ -200,7 +200,7 @@ class _Aside:
         """The value again, by operations of its own."""
         if atom not in self._computed:
             maker = self._makers[atom]
-            found = _bind(maker, [self._input(v) for v in maker.invars])
+            found = bind(maker, [self._input(v) for v in maker.invars])
             self._computed.update(zip(maker.outvars, found, strict=True))
         return self._computed[atom]
 
@@ -325,16 +325,21 @@ class _Readers:
             outputs = node.outputs
 
 
-def _called(equation: Any) -> Any | None:
-    """The equations of a nested function that XLA writes out in place."""
+def called(equation: Any) -> tuple[Any, Sequence[Any]] | None:
+    """The equations of a nested function that XLA writes out in place, and its constants."""
     if equation.primitive.name not in _CALLS:
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         closed = equation.params.get(key)
         inner = getattr(closed, "jaxpr", closed)
         if inner is not None and len(inner.invars) == len(equation.invars):
-            return inner
+            return inner, getattr(closed, "consts", ())
     return None
+
+
+def _called(equation: Any) -> Any | None:
+    found = called(equation)
+    return None if found is None else found[0]
 
 
 def _is_made_of(equation: Any, operations: frozenset[str]) -> bool:

@@ -37,11 +37,13 @@ __all__ = [
     "batch_size",
     "carry_mask",
     "check",
+    "compiles_from_config",
     "current_layer",
     "current_stateless_scope",
     "fit_in_progress",
     "functional_graph",
     "functional_operations",
+    "has_own_compile",
     "has_own_loss",
     "has_own_step",
     "has_schedule",
@@ -55,6 +57,7 @@ __all__ = [
     "mask_of",
     "model_input_spec",
     "named_outputs",
+    "numerics",
     "output_tensors",
     "own_variables",
     "planned_steps",
@@ -66,6 +69,7 @@ __all__ = [
     "sublayers",
     "trained_by",
     "unreduced_losses",
+    "with_numerics",
     "without_jit",
 ]
 
@@ -437,3 +441,48 @@ def has_own_step(model: Any) -> bool:
     """Whether the model's class brings a training step or a way to compute the loss of its own."""
     names = ("train_step", "compute_loss")
     return any(getattr(type(model), n, None) is not getattr(keras.Model, n, None) for n in names)
+
+
+def has_own_compile(model: Any) -> bool:
+    """Whether the model's class brings a `compile` of its own."""
+    return getattr(type(model), "compile", None) is not keras.Model.compile
+
+
+def compiles_from_config(model: Any) -> bool:
+    """Whether the model's class says itself how it is compiled when it is loaded."""
+    return getattr(type(model), "compile_from_config", None) is not keras.Model.compile_from_config
+
+
+def numerics() -> dict[str, Any]:
+    """The settings of Keras and its backend that decide in which numbers a step computes."""
+    found: dict[str, Any] = {
+        "floatx": keras.config.floatx(),
+        "epsilon": keras.config.epsilon(),
+        "image_data_format": keras.config.image_data_format(),
+    }
+    if backend_name() == "jax":
+        import jax
+
+        found["jax_enable_x64"] = bool(jax.config.read("jax_enable_x64"))
+    return found
+
+
+@contextlib.contextmanager
+def with_numerics(wanted: Mapping[str, Any]) -> Generator[None]:
+    """Settings that `numerics` gave, for the time of a block."""
+    before = numerics()
+    try:
+        _set_numerics(wanted)
+        yield
+    finally:
+        _set_numerics(before)
+
+
+def _set_numerics(wanted: Mapping[str, Any]) -> None:
+    keras.config.set_floatx(wanted["floatx"])
+    keras.config.set_epsilon(wanted["epsilon"])
+    keras.config.set_image_data_format(wanted["image_data_format"])
+    if "jax_enable_x64" in wanted:
+        import jax
+
+        jax.config.update("jax_enable_x64", wanted["jax_enable_x64"])

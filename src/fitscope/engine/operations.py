@@ -1,11 +1,15 @@
-"""Keras' operations one by one, in a step that runs eagerly: which made what is not finite."""
+"""Operations one by one, in a step that runs eagerly: which made what is not finite.
+
+Those of Keras are told by the names of `keras.ops`; `single_operations` tells the backend's own,
+in the backward pass and the update, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +19,24 @@ from fitscope.engine.entry import entries
 from fitscope.engine.layout import to_host
 from fitscope.engine.leaves import leaves
 
+FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
+"""The parts of a step. The loss counts as forward."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
     """An operation that was given finite numbers, and gave some that are not.
 
     Attributes:
-        name: as in `keras.ops`.
-        layer: the path of the layer whose `call` it ran in; None outside of all layers, as in the
-            loss.
+        name: as in `keras.ops`, or as the backend calls it.
+        layer: the path of the layer whose `call` it ran in, or in whose backward pass; None outside
+            of all layers, as in the loss.
         bad: how many elements of its result are not finite.
         size: how many elements that has.
         given: the range of what it was given; None where that was no floating-point number.
+        part: `FORWARD`, `BACKWARD` or `UPDATE`.
+        of: in the backward pass, what was differentiated, as the backend calls it; None where it
+            does not tell.
     """
 
     name: str
@@ -34,6 +44,40 @@ class Operation:
     bad: int
     size: int
     given: tuple[float, float] | None
+    part: str = FORWARD
+    of: str | None = None
+
+
+Arrays = Sequence[np.ndarray[Any, Any]]
+"""Floating-point values on the host, in float64."""
+
+
+def judged(
+    name: str,
+    layer: str | None,
+    given: Arrays,
+    results: Arrays,
+    part: str = FORWARD,
+    of: str | None = None,
+) -> Operation | None:
+    """The operation, if it made of finite numbers some that are not.
+
+    Args:
+        name: what it is called.
+        layer: whose it is.
+        given: all floating-point values that went into it.
+        results: and came out.
+        part: in which part of the step.
+        of: what was differentiated.
+    """
+    bad = sum(int((~np.isfinite(x)).sum()) for x in results)
+    if not bad or any(not np.isfinite(x).all() for x in given):
+        return None
+    sources = [x for x in given if x.size]
+    span = None
+    if sources:
+        span = min(float(x.min()) for x in sources), max(float(x.max()) for x in sources)
+    return Operation(name, layer, bad, sum(x.size for x in results), span, part, of)
 
 
 class Operations:
@@ -51,7 +95,7 @@ class Operations:
         """In the order of execution."""
         self._paths = {id(entry.target): entry.path for entry in entries(model)}
         self._depth = 0
-        self._value = _reader()
+        self._value = reader()
 
     @contextlib.contextmanager
     def installed(self) -> Generator[None]:
@@ -81,29 +125,20 @@ class Operations:
 
     def _look(self, name: str, given: Any, outputs: Any) -> None:
         results = self._floats(outputs)
-        bad = sum(int((~np.isfinite(x)).sum()) for x in results)
-        if not bad:
+        if all(np.isfinite(x).all() for x in results):
             return
-        sources = [x for x in self._floats(given) if x.size]
-        if any(not np.isfinite(x).all() for x in sources):
-            return
-        span = None
-        if sources:
-            span = (
-                min(float(x.min()) for x in sources),
-                max(float(x.max()) for x in sources),
-            )
         layer = keras_internals.current_layer()
         path = None if layer is None else self._paths.get(id(layer), layer.name)
-        size = sum(x.size for x in results)
-        self.made_bad.append(Operation(name, path, bad, size, span))
+        made = judged(name, path, self._floats(given), results)
+        if made is not None:
+            self.made_bad.append(made)
 
-    def _floats(self, tree: Any) -> list[np.ndarray[Any, Any]]:
+    def _floats(self, tree: Any) -> Arrays:
         found = [self._value(value) for _, value in leaves(tree)]
         return [x for x in found if x is not None]
 
 
-def _reader() -> Callable[[Any], np.ndarray[Any, Any] | None]:
+def reader() -> Callable[[Any], np.ndarray[Any, Any] | None]:
     """Reads a floating-point tensor; what is none, or has no value yet, gives None."""
     stop: Callable[[Any], Any] = lambda x: x  # noqa: E731
     if keras_internals.backend_name() == "jax":

@@ -85,6 +85,38 @@ def direction(site: Site) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Targets or sample weights of a batch that are not all finite.
+
+    Attributes:
+        name: `"y"` or `"sample_weight"`, with its place where there are several.
+        bad: how many of its elements are not finite.
+        count: how many elements it has.
+        index: of the first of these elements.
+    """
+
+    name: str
+    bad: int
+    count: int
+    index: tuple[int, ...]
+
+    def __str__(self) -> str:
+        what = f"{count(self.bad)} NaN or infinity in {self.name}"
+        return f"{what}, the first at {list(self.index)}"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Part:
+        """From what `config` gave."""
+        return cls(config["name"], config["bad"], config["count"], tuple(config["index"]))
+
+    def config(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "name": self.name, "bad": self.bad, "count": self.count, "index": list(self.index)
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """Where in one step a tensor was the first that is not finite.
 
@@ -103,6 +135,8 @@ class Origin:
             and how many were not finite; None where it was not watched.
         others: how many sites that the step came to later are not finite, either.
         is_batch: whether the site is the batch itself.
+        targets: what of the batch's targets and sample weights was not finite, where the loss made
+            the first bad tensor of them and they were looked at.
     """
 
     site: str
@@ -115,6 +149,7 @@ class Origin:
     batch: tuple[str, float, float, int] | None
     others: int
     is_batch: bool
+    targets: tuple[Part, ...] = ()
 
     @property
     def held(self) -> str:
@@ -131,9 +166,11 @@ class Origin:
         if self.before is not None:
             name, low, high = self.before
             text += f"; {name} before it was within {compact(low)} and {compact(high)}"
+        if self.targets:
+            text += f"; the batch held {' and '.join(map(str, self.targets))}"
         if self.is_batch:
             text += "; the batch was bad before the model saw it"
-        elif self.batch is not None:
+        elif self.batch is not None and not self.targets:
             name, low, high, bad = self.batch
             if self.before is None or self.before[0] != name:
                 text += f"; the batch ({name}) was within {compact(low)} and {compact(high)}"
@@ -150,7 +187,8 @@ class Origin:
     def __str__(self) -> str:
         text = f"{self.site} {self.held}, first {self.where}{self.surroundings}"
         if self.others:
-            text += f"; {count(self.others)} more sites held some after it"
+            sites = "site" if self.others == 1 else "sites"
+            text += f"; {count(self.others)} more {sites} held some after it"
         return text + "."
 
     def evidence(self) -> dict[str, Any]:
@@ -163,6 +201,7 @@ class Origin:
             "index": None if self.index is None else list(self.index),
             "before": None if self.before is None else list(self.before),
             "batch": None if self.batch is None else list(self.batch),
+            "targets": [part.config() for part in self.targets],
         }
 
 
@@ -196,7 +235,7 @@ def origin(
     given = _given(ordered)
     return Origin(
         first.name,
-        direction(first),
+        _direction(first, earlier),
         _layer(first, earlier, known),
         {kind: int(got[kind]) for kind in _KINDS},
         int(got["count"]),
@@ -250,6 +289,13 @@ def _index(site: Site, got: Mapping[str, float]) -> tuple[int, ...] | None:
     return (*([rest] if site.shape else []), *reversed(index))
 
 
+def _direction(site: Site, earlier: Sequence[Site]) -> str:
+    own = [s for s in earlier if s.port == "weight_gradient" and s.path == site.path]
+    if site.port == "update" and not any(s.leaf == site.leaf for s in own):
+        return "in the backward pass or the update"  # the gradient was not watched, or out of sight
+    return direction(site)
+
+
 def _layer(site: Site, earlier: Sequence[Site], edges: Edges) -> str:
     if site.port != "gradient":
         return site.path
@@ -272,6 +318,7 @@ def _before(
     neighbours = [s for s in earlier if s.path in fed and s.port == port]
     if site.port in ("weight_gradient", "update"):
         ported = "gradient" if site.port == "weight_gradient" else "weight_gradient"
+        own = [s for s in earlier if (s.path, s.port, s.leaf) == (site.path, ported, site.leaf)]
         neighbours = [s for s in earlier if s.path == site.path and s.port == ported]
     of_step = [s for s in earlier if s.port != "weight"] or list(earlier)
     for each in [*reversed(own), *reversed(neighbours), *reversed(of_step)]:

@@ -9,14 +9,17 @@ scaling finds its scale: where the scale was recorded they are told as a note, a
 half-precision gradients without it not at all.
 
 Formula: nan + posinf + neginf > 0 at a site in an observed step. Gradients in float16 and bfloat16
-may overflow in up to `scaling_share` of the steps, and not in the last; gradients under a loss
-scale may in as many, and in the first `settling` observed steps, in which the scale is found.
+may overflow in up to `scaling_share` of the steps, and not in the last. Gradients under a recorded
+loss scale may as long as the scale explains it: they overflow in less than half of the steps after
+the first `settling` ones, and at no scale that is less than an eighth of one at which the same
+gradient was finite.
 
 Source: Micikevicius et al. (2018), "Mixed Precision Training", for loss scaling.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitscope.rules.execution import FIRST, NEEDED, SCALE, Edges, Origin, origin
+from fitscope.rules.execution import FIRST, LOSS, NEEDED, SCALE, Edges, Origin, Part, origin
 from fitscope.rules.rule import Sign, rule
 from fitscope.rules.series import Series, series_of
 from fitscope.run.record import PHASES
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
 _STATISTICS = ["nan", "posinf", "neginf", "count"]
 _GRADIENTS = frozenset({"gradient", "weight_gradient"})
+VARIES = 8.0
+"""By how much the same gradient may be larger in one step than in another."""
 RECENT = 5
 """Observed steps before the bad one that are told with it."""
 
@@ -84,7 +89,7 @@ class _Seen:
         bad, absorbed = {}, {}
         for name, series in wrong.items():
             if name in scales and sites[name].port in _GRADIENTS:
-                may = _may_overflow(_wrong(series), share, settling)
+                may = _may_overflow(_wrong(series), _at(scales[name], series.steps), settling)
                 (absorbed if may else bad)[name] = series
             elif not _scales(sites[name], _wrong(series), share):
                 bad[name] = series
@@ -136,7 +141,18 @@ def _origin(run: Run, seen: _Seen, step: int) -> Origin | None:
             values.setdefault(name, {})[FIRST] = float(series[FIRST][0])
     ignore = [name for name in values if name not in seen.bad]
     edges = Edges(run.graph.get("edges", ()))
-    return origin(list(run.sites), values, ignore=ignore, edges=edges)
+    found = origin(list(run.sites), values, ignore=ignore, edges=edges)
+    if found is None or found.layer != LOSS:
+        return found
+    return dataclasses.replace(found, targets=_targets(run, seen.phase, step))
+
+
+def _targets(run: Run, phase: str, step: int) -> tuple[Part, ...]:
+    """What fs.stop_on or fs.capsule saw in the targets and weights of the batch of a step."""
+    for event in run.history:
+        if (event.get("phase"), event.get("step")) == (phase, step) and event.get("targets"):
+            return tuple(Part.of(part) for part in event["targets"])
+    return ()
 
 
 def _unseen_before(run: Run, site: Site) -> list[str]:
@@ -222,11 +238,23 @@ def _masks(series: Series) -> bool:
     )
 
 
-def _may_overflow(wrong: np.ndarray, share: float, settling: int) -> bool:
+def _at(scales: Series, steps: np.ndarray) -> np.ndarray:
+    """The loss scale in each of some steps; NaN where it is not known."""
+    places = np.searchsorted(scales.steps, steps)
+    known = (places < len(scales)) & (scales.steps[np.minimum(places, len(scales) - 1)] == steps)
+    return np.where(known, scales.values[SCALE][np.minimum(places, len(scales) - 1)], np.nan)
+
+
+def _may_overflow(wrong: np.ndarray, scales: np.ndarray, settling: int) -> bool:
+    """Whether a loss scale explains that a gradient was not finite in some of the steps."""
+    finite = scales[~wrong & np.isfinite(scales)]
+    if not len(finite):
+        return False
+    # What is not finite by itself is so at any scale, however low the scale has gone for it.
+    if (scales[wrong] * VARIES < finite.max()).any():
+        return False
     later = wrong[settling:]
-    if not len(later):
-        return not wrong.all()  # the scale was found, or is still being looked for
-    return not later[-1] and float(later.mean()) <= share
+    return not len(later) or float(later.mean()) < 0.5
 
 
 def _scales(site: Site, wrong: np.ndarray, share: float) -> bool:
@@ -263,11 +291,29 @@ def _message(
 
 
 def _remedy(found: Origin | None, name: str, step: int) -> str:
-    if found is not None and found.is_batch:
-        row = "" if found.index is None else f", row {found.index[0]} of it first"
+    if found is None:
+        return f"look at what goes into {name} at step {step}: log, sqrt or division of 0."
+    if found.is_batch or found.targets:
+        index = found.index if found.is_batch else found.targets[0].index
+        row = "" if not index else f", row {index[0]} of it first"
         return f"look at the batch of step {step}{row}: clean or leave out such samples."
-    if found is not None and found.direction == "in the update":
-        return f"a lower learning rate; look at the optimizer's state and at {name}."
+    if found.direction.endswith("the update"):
+        return (
+            "a lower learning rate; look at the optimizer's settings and state, and at a "
+            f"constraint of {found.layer}, if it has one."
+        )
+    if found.layer == LOSS:
+        return (
+            f"look at the loss of step {step}: log, sqrt or division of 0; a lower learning rate."
+        )
+    if "backward" in found.direction:
+        more = ""
+        if name.partition(":")[2].startswith("weight_gradient"):
+            more = " and at a regularizer of it, if it has one"
+        return (
+            f"look at the derivative of {found.layer}{more}: log, sqrt or division of 0, also "
+            "where ops.where leaves the value out; clipping comes too late for it."
+        )
     return (
         f"look at what goes into {name} at step {step}: log, sqrt or division of 0; a lower "
         "learning rate."

@@ -36,7 +36,7 @@ def capsule(
     runs the step again. The training goes on, unless `fs.stop_on` stands beside it.
 
     Every training step is observed, and the variables are copied on the device before every
-    `keep_weights`-th: at most six such copies live at a time, and the training waits for the
+    `keep_weights`-th: at most seven such copies live at a time, and the training waits for the
     condition when it is four steps ahead. After the condition held, nothing more is copied.
 
     Args:

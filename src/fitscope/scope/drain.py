@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import queue
 import threading
 import time
@@ -20,8 +21,9 @@ from fitscope.rules.execution import FIRST, Edges
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
 from fitscope.scope.capsule import Capsule
-from fitscope.scope.stopping import StepStatistics, StopOn
-from fitscope.scope.tell import tell
+from fitscope.scope.stopping import NonFinite, StepStatistics, StopOn
+from fitscope.scope.targets import bad_targets
+from fitscope.scope.tell import announce, tell
 from fitscope.select.site import Site
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
@@ -123,6 +125,10 @@ class Drain:
         self._complained: set[int] = set()
         self._stopped: set[int] = set()
         """Conditions that have held."""
+        self._looked: tuple[Pending, StepStatistics] | None = None
+        """The step that conditions were looked at for last, until its loss is known."""
+        self._loss: tuple[int, bool] | None = None
+        """Of the step before, the epoch and whether the loss was finite."""
         self._queue: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
         self._failed = False
@@ -321,6 +327,7 @@ class Drain:
                     record.moments,
                     extra,
                     Edges(self.writer.graph.get("edges", ())),
+                    None if pending.row.kept is None else pending.row.kept.data,
                 ),
             )
 
@@ -341,23 +348,40 @@ class Drain:
                 continue
             if reason is None:
                 continue
-            self._stopped.add(id(stop))
-            if isinstance(stop, Capsule):
-                self._keep(pending, step, reason)
-            else:
-                self._stop_training()
-                self.writer.add_history(
-                    {
-                        "event": "stop",
-                        "phase": step.phase,
-                        "step": step.step,
-                        "epoch": step.epoch,
-                        "reason": reason,
-                    }
-                )
-                tell(
-                    f"fitscope ends the training because of {step.phase} step {step.step}: {reason}"
-                )
+            self._act(stop, pending, step, reason)
+        if pending.phase == "train":
+            judges = any(isinstance(s.condition, NonFinite) for s in self._waiting(pending))
+            self._looked = (pending, step) if judges else None
+
+    def _waiting(self, pending: Pending) -> list[StopOn]:
+        """The conditions that have not held yet."""
+        return [stop for stop in pending.stops if id(stop) not in self._stopped]
+
+    def _act(self, stop: StopOn, pending: Pending, step: StepStatistics, reason: str) -> None:
+        """A condition holds."""
+        self._stopped.add(id(stop))
+        if isinstance(stop, Capsule):
+            self._keep(pending, step, reason)
+            return
+        self._stop_training()
+        self.writer.add_history(_event("stop", step, reason))
+        announce(f"fitscope ends the training because of {step.phase} step {step.step}: {reason}")
+
+    def _look_at_loss(self, logs: Logs, loss: float) -> None:
+        """The loss of a step may be all that is not finite in it."""
+        before, self._loss = self._loss, (logs.epoch, math.isfinite(loss))
+        looked, self._looked = self._looked, None
+        # It is an average over the epoch, and stays what it is from the first bad step on.
+        if math.isfinite(loss) or before == self._loss or looked is None:
+            return
+        pending, step = looked
+        if step.step != logs.step:
+            return
+        for stop in self._waiting(pending):
+            if isinstance(stop.condition, NonFinite):
+                reason = stop.condition.of_loss(step, loss)
+                if reason is not None:
+                    self._act(stop, pending, step, reason)
 
     def _keep(self, pending: Pending, step: StepStatistics, reason: str) -> None:
         """Write the capsule."""
@@ -370,17 +394,10 @@ class Drain:
             told = str(error) if known else traceback.format_exc(limit=-6)
             tell(f"fitscope could not keep {step.phase} step {step.step} in a capsule: {told}")
             return
-        self.writer.add_history(
-            {
-                "event": "capsule",
-                "phase": step.phase,
-                "step": step.step,
-                "epoch": step.epoch,
-                "reason": reason,
-            }
-        )
-        tell(
-            f"fitscope keeps {step.phase} step {step.step} in {folder}: {reason} "
+        self.writer.add_history(_event("capsule", step, reason))
+        end = "" if reason.endswith((".", "!", "?")) else "."
+        announce(
+            f"fitscope keeps {step.phase} step {step.step} in {folder}: {reason}{end} "
             f"`fitscope replay {folder.parent.parent}` runs it again."
         )
 
@@ -390,13 +407,16 @@ class Drain:
         self.start()
 
     def _log(self, logs: Logs) -> None:
+        numbers = scalars(logs.values)
+        if "loss" in numbers:
+            self._guarded(self._look_at_loss, logs, numbers["loss"])
         self.writer.add_history(
             {
                 "event": "step",
                 "step": logs.step,
                 "epoch": logs.epoch,
                 "place": logs.place,
-                "logs": scalars(logs.values),
+                "logs": numbers,
             }
         )
 
@@ -477,6 +497,18 @@ def scalars(logs: Any) -> dict[str, float]:
         if number.size == 1 and number.dtype.kind in "fiub":
             found[str(name)] = float(number.reshape(()))
     return found
+
+
+def _event(kind: str, step: StepStatistics, reason: str) -> dict[str, Any]:
+    """What stands in the history of a run when a condition has held."""
+    return {
+        "event": kind,
+        "phase": step.phase,
+        "step": step.step,
+        "epoch": step.epoch,
+        "reason": reason,
+        "targets": [part.config() for part in bad_targets(step.data)],
+    }
 
 
 def _sparse(counts: np.ndarray[Any, Any]) -> list[tuple[Any, Any]]:

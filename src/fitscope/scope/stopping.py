@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fitscope.errors import FitscopeError, StatisticError
-from fitscope.rules.execution import NEEDED, Edges, Origin, origin
+from fitscope.rules.execution import LOSS, NEEDED, Edges, Origin, origin
+from fitscope.scope.targets import bad_targets
 from fitscope.select.naming import PORTS
 from fitscope.select.selector import Selector
 from fitscope.select.selector import select as as_selector
@@ -34,6 +36,7 @@ class StepStatistics:
         epoch: the epoch's number, from 0.
         phase: `"train"`, `"validation"`, `"test"` or `"predict"`.
         sites: what was seen in it, in the order of the forward pass.
+        data: what the step was given, where the condition asks for it; still on the device.
     """
 
     step: int
@@ -43,6 +46,7 @@ class StepStatistics:
     moments: NDArray[np.float64]
     extra: Mapping[str, Mapping[str, float]]
     edges: Edges = dataclasses.field(default_factory=Edges, repr=False)
+    data: Any = dataclasses.field(default=None, repr=False)
 
     def values(self, select: Any, statistic: str) -> dict[str, float]:
         """One statistic of the selected sites, by site name.
@@ -155,7 +159,22 @@ class NonFinite:
         for site, own in step.extra.items():
             if site in values:
                 values[site].update(own)
-        return origin(step.sites, values, edges=step.edges)
+        found = origin(step.sites, values, edges=step.edges)
+        if found is None or found.layer != LOSS:
+            return found
+        return dataclasses.replace(found, targets=bad_targets(step.data))
+
+    def of_loss(self, step: StepStatistics, loss: float) -> str | None:
+        """The reason where the loss is not finite, and nothing else in its step; or None."""
+        if self.select != "**" or any(step.values("**", "nonfinite").values()):
+            return None
+        parts = bad_targets(step.data)
+        held = f"; the batch held {' and '.join(map(str, parts))}" if parts else ""
+        what = "NaN" if math.isnan(loss) else "+infinity" if loss > 0 else "-infinity"
+        return (
+            f"the loss was {what}, with outputs, gradients, weights and updates that were finite"
+            f"{held}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +288,9 @@ def stop_on(
     reached: Any = watched.selector
     if isinstance(condition, NonFinite):
         reached = _Reached(watched.selector)
-    return StopOn(reached, watched.ports, condition, check_phases("stop_on", phases))
+    chosen_phases = check_phases("stop_on", phases)
+    is_given = isinstance(condition, NonFinite)
+    return StopOn(reached, watched.ports, condition, chosen_phases, data=is_given)
 
 
 def _known(statistic: str) -> str:

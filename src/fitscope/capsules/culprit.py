@@ -1,0 +1,59 @@
+"""Which of the operations that made something not finite belongs to the first bad tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fitscope.engine.operations import BACKWARD, FORWARD, UPDATE, Operation
+from fitscope.rules.execution import LOSS, Origin
+
+
+def is_within(operation: Operation, found: Origin, model: str) -> bool:
+    """Whether an operation of the forward pass may have made what was not finite first.
+
+    It is one of that layer's, of the model's own (`x + y` in its graph), or of the loss.
+
+    Args:
+        operation: the operation.
+        found: the first tensor that was not finite.
+        model: the model's name.
+    """
+    if found.layer == LOSS:
+        return operation.layer is None
+    if found.is_batch or "forward" not in found.direction or operation.layer is None:
+        return False
+    return _is_of(operation, found) or operation.layer == model
+
+
+def chosen(operations: Sequence[Operation], found: Origin, model: str) -> Operation | None:
+    """The operation at fault among those of a whole step, in the order of execution.
+
+    Args:
+        operations: which made of finite numbers some that are not.
+        found: the first tensor that was not finite.
+        model: the model's name.
+    """
+    if "update" in found.direction:
+        parts = (BACKWARD, UPDATE) if "backward" in found.direction else (UPDATE,)
+        return next((o for o in operations if o.part in parts), None)
+    if "forward" in found.direction:
+        forward = [o for o in operations if o.part == FORWARD]
+        return next((o for o in forward if is_within(o, found, model)), None)
+    if "backward" not in found.direction:
+        return None
+    backward = [o for o in operations if o.part == BACKWARD]
+    # On JAX what a derivative is multiplied by is computed in the forward pass.
+    for candidates in (backward, [o for o in operations if o.part == FORWARD]):
+        own = [o for o in candidates if _is_of(o, found)]
+        if own:
+            return own[0]
+    return backward[0] if backward else None
+
+
+def _is_of(operation: Operation, found: Origin) -> bool:
+    if operation.layer is None:
+        return found.layer == LOSS
+    return any(
+        operation.layer == layer or operation.layer.startswith(f"{layer}/")
+        for layer in found.layer.split(" or ")
+    )
