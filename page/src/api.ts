@@ -197,6 +197,21 @@ export async function getTensor(params: Params, signal?: AbortSignal): Promise<T
   return unpacked(await (await ask("value", params, signal)).arrayBuffer());
 }
 
+export interface Units {
+  recorded: number;
+  steps: number[];
+  /** Of each unit the step since which it is off; -1 where it is on in the last one. */
+  since: number[];
+  rows: number;
+  units: number;
+  /** By unit and step: the share of its elements that are on. */
+  values: Float32Array;
+}
+
+export async function getUnits(params: Params, signal?: AbortSignal): Promise<Units> {
+  return unpacked(await (await ask("units", params, signal)).arrayBuffer());
+}
+
 export async function getPicture(params: Params, signal?: AbortSignal): Promise<Picture> {
   return unpacked(await (await ask("strip", params, signal)).arrayBuffer());
 }

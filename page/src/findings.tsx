@@ -17,6 +17,27 @@ export function title(rule: string): string {
   return BY_RULE[rule] ?? rule.replaceAll("_", " ");
 }
 
+/** The site that a finding is at; a finding about the loss, the data or `fit` is at none. */
+export function siteOf(detail: RunDetail, finding: Finding): string | undefined {
+  const known = detail.sites.find((site) => site.name === finding.site);
+  return (known ?? detail.sites.find((site) => site.path === finding.site))?.name;
+}
+
+/** Since when, as a newcomer asks it. */
+function since(finding: Finding): string {
+  return finding.stage === "contract" ? "before the first step" : `since step ${whole(finding.first_step)}`;
+}
+
+function Where(props: { finding: Finding; detail: RunDetail; go: Go }) {
+  const site = siteOf(props.detail, props.finding);
+  if (site === undefined) return <strong class="place">{props.finding.site}</strong>;
+  return (
+    <button type="button" class="link strong" onClick={() => props.go({ tab: "layer", site })}>
+      {props.finding.site}
+    </button>
+  );
+}
+
 export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go }) {
   const { detail, findings, go } = props;
   const observed = detail.phases.train?.observed ?? 0;
@@ -38,10 +59,8 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
           <span class={`sign ${finding.severity}`}>
             {SIGNS[finding.severity]} {finding.severity}
           </span>{" "}
-          <button type="button" class="link strong" onClick={() => go({ tab: "layer", site: finding.site })}>
-            {finding.site}
-          </button>{" "}
-          <span class="since">since step {whole(finding.first_step)}</span>
+          <Where finding={finding} detail={detail} go={go} />{" "}
+          <span class="since">{since(finding)}</span>
           <span class="message">{finding.message}</span>
         </p>
       ))}
@@ -54,8 +73,8 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   );
 }
 
-export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean }) {
-  const { finding, go } = props;
+export function FindingCard(props: { finding: Finding; detail: RunDetail; go: Go; linked?: boolean }) {
+  const { finding, detail, go } = props;
   const Heading = props.linked ? "h2" : "h3";
   return (
     <article class={`finding ${finding.severity}`}>
@@ -67,9 +86,7 @@ export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean 
         {props.linked && (
           <>
             {": "}
-            <button type="button" class="link strong" onClick={() => go({ tab: "layer", site: finding.site })}>
-              {finding.site}
-            </button>
+            <Where finding={finding} detail={detail} go={go} />
           </>
         )}
       </Heading>
@@ -124,7 +141,7 @@ export function FindingsView(props: { detail: RunDetail; findings?: Findings; go
       ) : !findings.findings.length ? (
         <p class="empty">The rules found nothing so far.</p>
       ) : (
-        findings.findings.map((finding) => <FindingCard finding={finding} go={go} linked />)
+        findings.findings.map((finding) => <FindingCard finding={finding} detail={detail} go={go} linked />)
       )}
       {findings?.note && <p class="dim">{findings.note}</p>}
       {detail.unseen.length > 0 && (

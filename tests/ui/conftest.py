@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from page_runs import EVIL, write
 from page_server import Server, chromium, start, stop
+from recorded_run import write_recorded
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sick=None,
         steps=40,
     )
+    write_recorded(folder / "recorded")
     write(folder / "empty", steps=0)
     write(folder / "killed", steps=60, close=False)
     beat = folder / "killed" / "rank=00000" / "heartbeat.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import go, open_page, wait, wait_drawn
 from page_runs import EVIL, LAYERS, row, site, write
 from page_server import start, stop
 
@@ -19,7 +20,9 @@ VIEWS = {
     "layer": "#/layer?run=sick&site=conv_2",
     "findings": "#/findings?run=nan",
     "model": "#/model?run=sick",
-    "values": "#/values?run=sick",
+    "values": "#/values?run=recorded&tensor=conv",
+    "nothing recorded": "#/values?run=sick",
+    "whole layer": "#/layer?run=recorded&site=dense",
     "runs": "#/runs",
     "compare": "#/strip?run=sick&other=well",
 }
@@ -28,7 +31,9 @@ SEEN = {
     "layer": "Spread of the values",
     "findings": "Not finite",
     "model": "Sequential",
-    "values": "no recorded values",
+    "values": "the largest loss first",
+    "nothing recorded": "no recorded values",
+    "whole layer": "2 of 8 units are off",
     "runs": "interrupted",
     "compare": "well",
 }
@@ -36,60 +41,7 @@ SEEN = {
 
 @pytest.fixture
 def page(browser, server):
-    opened = browser.new_context(viewport={"width": 1280, "height": 860})
-    shown = opened.new_page()
-    shown.faults = []
-    shown.on("pageerror", lambda error: shown.faults.append(str(error)))
-    shown.on(
-        "console", lambda message: message.type == "error" and shown.faults.append(message.text)
-    )
-    shown.goto(server.link)
-    shown.wait_for_selector("nav button")
-    yield shown
-    opened.close()
-    assert shown.faults == []
-
-
-def wait(page, expression, arg=None):
-    """Wait until an expression holds.
-
-    Playwright's own way evaluates it within the page, which the page's policy forbids.
-    """
-    for _ in range(200):
-        if page.evaluate(expression, arg):
-            return
-        page.wait_for_timeout(75)
-    raise AssertionError(f"{expression} with {arg!r} is not so: {page.inner_text('body')}")
-
-
-def go(page, address):
-    page.evaluate("hash => { location.hash = hash }", address)
-
-
-def drawn(page, selector=".strip canvas"):
-    """How many colours a canvas shows."""
-    page.wait_for_selector(selector)
-    return page.evaluate(
-        """selector => {
-            const canvas = document.querySelector(selector);
-            const pen = canvas.getContext("2d");
-            const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
-            const colours = new Set();
-            for (let i = 0; i < data.length; i += 4) {
-                colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
-            }
-            return colours.size;
-        }""",
-        selector,
-    )
-
-
-def wait_drawn(page, selector=".strip canvas"):
-    for _ in range(100):
-        if drawn(page, selector) > 20:
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("nothing was drawn")
+    yield from open_page(browser, server)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fitscope.ui.columns import held, outside, shown, to_columns
 from fitscope.ui.describe import detail, extents, kind_of, plain, summary
 from fitscope.ui.fan import QUANTILES, fan
 from fitscope.ui.opened import Opened, OpenRuns
+from fitscope.ui.units import units
 from fitscope.ui.values import recorded, value
 
 MOST_COLUMNS = 2000
@@ -60,6 +62,7 @@ class Api:
             "metrics": self.metrics,
             "recorded": self.recorded,
             "value": self.value,
+            "units": self.units,
         }
         return [
             Route(f"/api/{name}", _guarded(answer, self._work), methods=["GET"])
@@ -222,7 +225,14 @@ class Api:
             version = opened.version()
             rows = sum(phase["rows"] for phase in extents(opened.source).values())
         latest = opened.findings.latest(version, rows)
-        return _json({"findings": latest.found, "complete": latest.complete, "note": latest.note})
+        return _json(
+            {
+                "findings": latest.found,
+                "complete": latest.complete,
+                "fresh": latest.fresh,
+                "note": latest.note,
+            }
+        )
 
     def metrics(self, request: Request) -> Response:
         """Loss and metrics over time, as Keras reported them."""
@@ -244,6 +254,26 @@ class Api:
             name = request.query_params.get("site", "")
             header, array = value(opened.source.run, name, ask.step(), ask.phase)
         return _binary(header, array)
+
+    def units(self, request: Request) -> Response:
+        """Which units of a recorded layer are on in which step, and those that are off since when."""
+        opened = self._opened(request)
+        ask = _Ask(request, opened)
+        with opened.source.lock:
+            run, name = opened.source.run, request.query_params.get("site", "")
+            activation = run.sites[name].activation if name in run.sites.names else None
+            pieces = run.values(name, phase=ask.phase) if name in run.recorded.names else []
+            found = units(pieces, activation, partial(opened.source.of_piece, name))
+        if found is None:
+            return _binary({"recorded": 0, "steps": [], "since": []}, np.empty(0, np.float32))
+        header = {
+            "recorded": found.recorded,
+            "steps": found.steps.tolist(),
+            "since": found.since.tolist(),
+            "rows": found.rows,
+            "units": found.units,
+        }
+        return _binary(header, found.on)
 
     def _opened(self, request: Request) -> Opened:
         return self._runs.get(request.query_params.get("run", ""))

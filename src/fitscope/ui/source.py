@@ -17,6 +17,7 @@ from fitscope.run.layout import ROLLUP, RUN_FILE, Span, list_rollups, rollup_nam
 from fitscope.run.parts import BatchesPart, Part, Rows, SegmentPart
 from fitscope.run.reader import Run
 from fitscope.run.record import PHASES
+from fitscope.run.recorded import Piece
 from fitscope.run.statistic_names import COLUMN_STATISTICS
 from fitscope.run.store import DiskStore
 from fitscope.statistics.descriptions import ALL, HISTOGRAM_DESCRIPTIONS
@@ -91,6 +92,11 @@ class Source:
         """The whole run in its coarsest rollups: every extreme is in it, and few files are read."""
         code = PHASES.index(phase)
         return self._again(lambda: self._quick(statistic, code))
+
+    def of_piece(self, name: str, piece: Piece, make: Callable[[], Any]) -> Any:
+        """What `make` makes of a recorded tensor, kept: what was recorded does not change."""
+        key = (self.identity, str(self.path), "units", name, piece.seq)
+        return self._cache.get(key, make)
 
     def _quick(self, statistic: str, phase: int) -> Dense | Blocks:
         parts = self.store.parts("stats")
