@@ -114,6 +114,8 @@ export function StripPanel(props: PanelProps) {
         }
       : null,
     [detail.name, stat, phase, range[0], range[1], columns, view.mode, asked, props.version, known],
+    undefined,
+    true,
   );
   const answer = fine?.statistic === stat ? fine : coarse;
   const picture = answer?.statistic === stat ? answer : undefined;

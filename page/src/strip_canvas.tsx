@@ -113,6 +113,8 @@ export function StripCanvas(props: StripProps) {
       }
     }
     context.restore();
+    // Of which steps the colours are: while a zoom waits for its answer, those of before.
+    if (picture) canvas.current.dataset.drawn = `${picture.first}-${picture.last}`;
     drawNames(context, props, rowHeight, worst, hover?.row);
     drawAxis(context, first, last, x, height - AXIS, gutter, plot);
     if (hover) {

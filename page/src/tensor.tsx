@@ -52,7 +52,7 @@ export function TensorPicture(props: Props) {
     else if (picture) drawPlanes(canvas.current, picture, domain, theme, width);
     else if (vector) drawBars(canvas.current, vector, numbers(tensor), width);
   }, [picture, vector, theme, domain, width, coloured]);
-  useEffect(() => setTold(""), [tensor, sample]);
+  useEffect(() => setTold(""), [tensor, sample, axes]);
   const tell = (event: PointerEvent) => {
     const box = canvas.current!.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -34,6 +34,7 @@ OTHER_ROWS = 3_000_000
 """Observations up to which a statistic that is in no rollup is drawn."""
 
 _ATTEMPTS = 20
+_T = TypeVar("_T")
 
 
 class TooLargeError(FitscopeError):
@@ -91,15 +92,24 @@ class Source:
     def quick(self, statistic: str, phase: str) -> Dense | Blocks:
         """The whole run in its coarsest rollups: every extreme is in it, and few files are read."""
         code = PHASES.index(phase)
-        return self._again(lambda: self._quick(statistic, code))
+        return self._again(lambda: self._quick(statistic, code, self.store.parts("stats")))
+
+    def phases(self, statistic: str) -> dict[str, Dense | Blocks]:
+        """`quick` of each phase that holds something; the directory is looked into once."""
+
+        def read() -> dict[str, Dense | Blocks]:
+            parts = self.store.parts("stats")
+            found = {name: self._quick(statistic, i, parts) for i, name in enumerate(PHASES)}
+            return {name: blocks for name, blocks in found.items() if len(blocks)}
+
+        return self._again(read)
 
     def of_piece(self, name: str, piece: Piece, make: Callable[[], Any]) -> Any:
         """What `make` makes of a recorded tensor, kept: what was recorded does not change."""
         key = (self.identity, str(self.path), "units", name, piece.seq)
         return self._cache.get(key, make)
 
-    def _quick(self, statistic: str, phase: int) -> Dense | Blocks:
-        parts = self.store.parts("stats")
+    def _quick(self, statistic: str, phase: int, parts: list[Part]) -> Dense | Blocks:
         sealed = [part for part in parts if isinstance(part, SegmentPart)]
         coarse = list_rollups(self.store.folder / ROLLUP, COARSE)
         known = self._cache.peek((self.identity, str(self.path), "sealed", statistic))
@@ -129,7 +139,7 @@ class Source:
         return self._cache.get(key, lambda: _fine(part, statistic))
 
     @staticmethod
-    def _again(read: Callable[[], Dense | Blocks]) -> Dense | Blocks:
+    def _again(read: Callable[[], _T]) -> _T:
         for _ in range(_ATTEMPTS - 1):
             try:
                 return read()
