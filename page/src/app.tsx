@@ -10,7 +10,7 @@ import { LayerView, neighbour } from "./layer";
 import { useAnswer, useFollowed } from "./live";
 import { ModelView } from "./model";
 import { NoRuns, RunsView, Status, useRuns } from "./runs";
-import { Controls, defaultStatistic, gutterOf, orderOf, StripPanel } from "./strip";
+import { Controls, defaultStatistic, gutterOf, orderOf, portOf, StripPanel } from "./strip";
 import { useTheme } from "./theme";
 import { ValuesView } from "./values";
 import { type Go, TABS, type Tab, useView, type View } from "./view";
@@ -125,7 +125,7 @@ function Shown(props: ShownProps) {
   const names = useMemo(() => {
     if (!other) return undefined;
     const first = orderOf(detail, view, findings).map((i) => detail.sites[i].name);
-    const second = orderOf(other, view, otherFindings).map((i) => other.sites[i].name);
+    const second = orderOf(other, { ...view, port: portOf(detail, view, findings) }, otherFindings).map((i) => other.sites[i].name);
     return [...new Set([...first, ...second])];
   }, [detail.sites, other?.sites, view.port, view.find, view.only, findings, otherFindings]);
   const shared = { view, go, theme, version, findings, detail };
@@ -144,7 +144,7 @@ function Shown(props: ShownProps) {
         {other && (
           <StripPanel
             {...shared}
-            view={{ ...view, run: other.name, stat: view.stat ?? defaultStatistic(findings) }}
+            view={{ ...view, run: other.name, stat: view.stat ?? defaultStatistic(findings), port: portOf(detail, view, findings) }}
             detail={other}
             version={props.otherVersion}
             findings={otherFindings}

@@ -132,19 +132,27 @@ function Told(props: { tensor: Tensor; row: number; theme: Theme; label: string;
   if (row < 0) return <>–</>;
   const size = sizeOf(tensor);
   const values = tensor.values.subarray(row * size, (row + 1) * size);
-  if (size === 1) return <>{compact(values[0])}</>;
+  const mark = hit !== undefined && (
+    <span class={hit ? "hit" : "miss"}>
+      {hit ? "✓" : "✗"}
+      <span class="hidden">{hit ? "right" : "wrong"}</span>{" "}
+    </span>
+  );
+  if (size === 1) {
+    return (
+      <>
+        {mark}
+        {compact(values[0])}
+      </>
+    );
+  }
   if (isImage(tensor)) return <MiniMap {...props} />;
   const most = largest(values);
   return (
     <span class="told">
       <MiniBars {...props} values={values} marked={props.label_at} />
       <span>
-        {hit !== undefined && (
-          <span class={hit ? "hit" : "miss"}>
-            {hit ? "✓" : "✗"}
-            <span class="hidden">{hit ? "right" : "wrong"}</span>{" "}
-          </span>
-        )}
+        {mark}
         largest at {most}: {values[most] >= 0 && values[most] <= 1 ? percent(values[most]) : compact(values[most])}
       </span>
     </span>
@@ -166,11 +174,14 @@ export function rowsOf({ predicted, y, loss }: Omit<Output, "suffix">): Row[] {
   // Each may have recorded other rows of the batch: they are joined by their place in it.
   const placeIn = (tensor: Tensor | undefined, at: number) => tensor?.positions.indexOf(at) ?? -1;
   const classes = tailOf(predicted).length === 1 && size > 1 && y !== undefined;
+  // One number for yes or no: probabilities; of logits nobody can tell.
+  const binary = size === 1 && y !== undefined && sizeOf(y) === 1 && y.values.every((v) => v === 0 || v === 1) && predicted.values.every((v) => v >= 0 && v <= 1);
   return predicted.positions
     .map((at, place): Row => {
       const yAt = placeIn(y, at);
       const lossAt = placeIn(loss, at);
       const row: Row = { at, place, yAt, loss: loss && lossAt >= 0 && sizeOf(loss) === 1 ? loss.values[lossAt] : mean(loss, lossAt) };
+      if (binary && yAt >= 0) return { ...row, hit: predicted.values[place] > 0.5 === (y.values[yAt] === 1) };
       if (!classes || yAt < 0) return row;
       const own = y.values.subarray(yAt * sizeOf(y), (yAt + 1) * sizeOf(y));
       const label = labelOf(own, size);

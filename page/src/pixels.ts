@@ -12,12 +12,13 @@ export function mapOf(plane: Plane, { low, high }: Ends, theme: Theme): Offscree
   const image = new ImageData(width, height);
   const signed = low < 0;
   const end = Math.max(Math.abs(low), Math.abs(high)) || 1;
+  const span = high - low || 1;
   const colours = palette(theme, signed);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       const value = plane.at(y, x);
       if (!Number.isFinite(value)) continue;
-      const place = signed ? (value / end + 1) / 2 : value / end;
+      const place = signed ? (value / end + 1) / 2 : (value - low) / span;
       const colour = Math.max(0, Math.min(STEPS - 1, Math.round(place * (STEPS - 1)))) * 4;
       image.data.set(colours.subarray(colour, colour + 4), (y * width + x) * 4);
     }

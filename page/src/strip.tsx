@@ -4,6 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Findings, getJson, getPicture, type Metrics, type Picture, type RunDetail } from "./api";
 import { Chart, type Curve } from "./chart";
 import { type Domain, domainOf, palette, scaleOf, STEPS, type Scale, type Theme, widened } from "./colour";
+import { siteOf } from "./findings";
 import { compact, number, percent } from "./format";
 import { useAnswer } from "./live";
 import { baselinesOf, css, prepared, relativeTo } from "./paint";
@@ -33,10 +34,19 @@ export function portsOf(detail: RunDetail): string[] {
   return [...new Set(detail.sites.map((site) => site.port))];
 }
 
-export function orderOf(detail: RunDetail, view: View, findings?: Findings): number[] {
+/** The tensors that show the gravest finding, until the user chooses. */
+export function portOf(detail: RunDetail, view: View, findings: Findings | undefined): string {
+  if (view.port) return view.port;
   const ports = portsOf(detail);
-  const port = view.port ?? (ports.includes("output") ? "output" : ports[0]);
-  const flagged = new Set(findings?.findings.map((finding) => finding.site));
+  const first = findings?.findings.find((finding) => siteOf(detail, finding) !== undefined);
+  const site = first && siteOf(detail, first);
+  const own = detail.sites.find((each) => each.name === site)?.port;
+  return own ?? (ports.includes("output") ? "output" : ports[0]);
+}
+
+export function orderOf(detail: RunDetail, view: View, findings?: Findings): number[] {
+  const port = portOf(detail, view, findings);
+  const flagged = new Set(findings?.findings.map((finding) => siteOf(detail, finding)));
   const matches = matcher(view.find);
   return detail.sites.flatMap((site, index) =>
     (port === "all" || site.port === port) &&
@@ -138,7 +148,10 @@ export function StripPanel(props: PanelProps) {
     () => scaleOf(picture?.kind ?? "share", props.domains.current.get(key) ?? domainOf(new Float32Array()), relative),
     [values, key],
   );
-  const marks = useMemo(() => findings?.findings ?? [], [findings]);
+  const marks = useMemo(
+    () => (findings?.findings ?? []).map((finding) => ({ ...finding, site: siteOf(detail, finding) ?? finding.site })),
+    [findings, detail.sites],
+  );
 
   return (
     <div class="panel" ref={holder}>
@@ -313,7 +326,7 @@ export function Controls(props: { detail: RunDetail; view: View; go: Go; finding
         <label>
           Tensor
           <select
-            value={view.port ?? (ports.includes("output") ? "output" : ports[0])}
+            value={portOf(detail, view, props.findings)}
             onChange={(e) => go({ port: e.currentTarget.value })}
           >
             {[...ports, "all"].map((port) => (

@@ -64,8 +64,24 @@ export function TensorPicture(props: Props) {
       <div class="fan" ref={place}>
         <canvas ref={canvas} role="img" aria-label={label} onPointerMove={tell} onPointerLeave={() => setTold("")} />
       </div>
+      {picture && !coloured && Number.isFinite(domain.low) && <MapLegend domain={domain} theme={theme} />}
       <p class="read">{told || caption(picture, domain, tailOf(tensor), coloured)}</p>
     </>
+  );
+}
+
+function MapLegend({ domain, theme }: { domain: { low: number; high: number }; theme: Theme }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const end = Math.max(Math.abs(domain.low), Math.abs(domain.high));
+  const ends = domain.low < 0 ? { low: -end, high: end } : domain;
+  useEffect(() => {
+    const plane = { height: 1, width: 160, at: (_: number, x: number) => ends.low + (x / 159) * (ends.high - ends.low), title: "" };
+    put(prepared(canvas.current!, 160, 10), mapOf(plane, ends, theme), 0, 0, 160, 10);
+  }, [ends.low, ends.high, theme]);
+  return (
+    <p class="map-legend dim">
+      {compact(ends.low)} <canvas ref={canvas} aria-hidden="true" /> {compact(ends.high)}
+    </p>
   );
 }
 

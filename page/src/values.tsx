@@ -137,8 +137,8 @@ function Shown(props: Props & { chosen: Recorded; step: number; phase: string; a
                 <label>
                   One map for each
                   <select value={axes} onChange={(e) => go({ axes: e.currentTarget.value })}>
-                    <option value="last">place along the last axis (channels)</option>
-                    <option value="first">place along the first axis (heads)</option>
+                    <option value="last">channel (last axis)</option>
+                    <option value="first">head (first axis)</option>
                   </select>
                 </label>
               )}

@@ -177,11 +177,9 @@ class Api:
         with opened.source.lock:
             first, last = ask.steps()
             width = min(ask.columns(MOST_COLUMNS), last - first + 1)
-            for statistic in ask.statistics():
-                chosen = np.array([site])
-                blocks = opened.source.blocks(statistic, ask.phase, (first, last), chosen)
-                blocks = blocks.of_site(site)
-                columns = to_columns(blocks, chosen, first, last, width)
+            wanted = opened.source.of_site(site, ask.statistics(), ask.phase, (first, last))
+            for statistic, blocks in wanted.items():
+                columns = to_columns(blocks, np.array([site]), first, last, width)
                 held = np.flatnonzero(columns.rows[0])
                 series[statistic] = {
                     "step": _middles(held, first, last, width).tolist(),

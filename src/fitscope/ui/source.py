@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from fitscope.ui.blocks import COARSE, Blocks, read_exact, read_fine, read_rollu
 from fitscope.ui.cache import ByteCache
 from fitscope.ui.dense import Dense, densified, together
 from fitscope.ui.sealed import Pieces, Sealed, steps_covered
+from fitscope.ui.site_series import Lines, SiteLines, blocks_of, exact, nothing
 
 EXACT_ROWS = 400_000
 """Observations up to which a picture is made of single ones and not of rollups."""
@@ -83,6 +84,60 @@ class Source:
         if statistic not in COLUMN_STATISTICS:
             return self._again(lambda: self._others(statistic, code, steps))
         return self._again(lambda: self._blocks(statistic, code, steps, sites))
+
+    def of_site(
+        self, site: int, statistics: Sequence[str], phase: str, steps: tuple[int, int]
+    ) -> dict[str, Blocks]:
+        """Blocks of one site: single observations where these are few, else rollups.
+
+        Args:
+            site: Its index.
+            statistics: Their names; several cost little more than one.
+            phase: The phase.
+            steps: First and last step.
+
+        Raises:
+            StatisticError: There is no such statistic.
+            TooLargeError: A statistic is in no rollup, and the steps are too many.
+        """
+        code = PHASES.index(phase)
+        stored = tuple(name for name in statistics if name in COLUMN_STATISTICS)
+        found: dict[str, Blocks] = {}
+        if stored:
+            lines = self._again(lambda: self._lines(site, stored, code, steps))
+            found = {name: blocks_of(lines, i, site) for i, name in enumerate(stored)}
+        for name in statistics:
+            if name not in found:
+                found[name] = self.blocks(name, phase, steps, np.array([site])).of_site(site)
+        return found
+
+    def _lines(
+        self, site: int, statistics: tuple[str, ...], phase: int, steps: tuple[int, int]
+    ) -> Lines:
+        parts = self.store.parts("stats")
+        sealed = [part for part in parts if isinstance(part, SegmentPart)]
+        key = (self.identity, str(self.path), "site", site, statistics)
+        known: SiteLines = self._cache.peek(key) or SiteLines(statistics)
+        known.read(sealed, site)
+        self._cache.put(key, known)
+        inside = {part.span: _within(known.of(part, phase), steps) for part in sealed}
+        rows = sum(int(lines[:, 2].sum()) for lines in inside.values())
+        few = sum(len(lines) > 0 for lines in inside.values()) <= EXACT_PARTS
+        pieces: list[Lines] = []
+        for part in parts:
+            if not isinstance(part, SegmentPart):
+                pieces.append(exact(part, statistics, phase, site))
+            elif not few or rows > EXACT_ROWS:
+                pieces.append(known.of(part, phase))
+            elif len(inside[part.span]):
+                pieces.append(self._exact_lines(part, statistics, phase, site))
+        return np.concatenate([nothing(statistics), *pieces])
+
+    def _exact_lines(
+        self, part: SegmentPart, statistics: tuple[str, ...], phase: int, site: int
+    ) -> Lines:
+        key = (self.identity, str(part.path), "lines", statistics, phase, site)
+        return self._cache.get(key, lambda: exact(part, statistics, phase, site))
 
     def overview(self, statistic: str, phase: str) -> Dense | Blocks:
         """The whole run in its rollups and its hot end."""
@@ -244,6 +299,10 @@ def _fine(part: SegmentPart, statistic: str) -> Pieces:
     if found is None:
         found = {code: read_exact(part, statistic, code) for code in range(len(PHASES))}
     return {code: densified(blocks) for code, blocks in found.items() if len(blocks)}
+
+
+def _within(lines: Lines, steps: tuple[int, int]) -> Lines:
+    return lines[(lines[:, 1] >= steps[0]) & (lines[:, 0] <= steps[1])]
 
 
 def _rows_within(blocks: Dense | Blocks, steps: tuple[int, int] | None, sites: Any) -> int:
