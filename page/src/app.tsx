@@ -137,7 +137,7 @@ function Shown(props: ShownProps) {
     <>
       <Notes detail={detail} />
       <Verdict detail={detail} findings={findings} go={go} />
-      <Controls detail={detail} view={view} go={go} findings={findings} />
+      {detail.sites.length > 0 && <Controls detail={detail} view={view} go={go} findings={findings} />}
       {props.otherProblem && <p class="problem">{props.otherProblem}</p>}
       <div class={view.other ? "panels two" : "panels"}>
         <StripPanel {...shared} domains={domains} whole={range} names={names} gutter={gutter} title={other ? detail.name : undefined} />
@@ -191,7 +191,7 @@ function Notes({ detail }: { detail: RunDetail }) {
   return (
     <>
       {notes.map((note) => (
-        <p class="note">{note}</p>
+        <p class="notice">{note}</p>
       ))}
     </>
   );

@@ -23,6 +23,11 @@ export function siteOf(detail: RunDetail, finding: Finding): string | undefined 
   return (known ?? detail.sites.find((site) => site.path === finding.site))?.name;
 }
 
+/** All findings, each before those that it explains. */
+export function allOf(findings: Findings | undefined): Finding[] {
+  return (findings?.findings ?? []).flatMap((finding) => [finding, ...(finding.consequences ?? [])]);
+}
+
 /** Since when, as a newcomer asks it. */
 function since(finding: Finding): string {
   return finding.stage === "contract" ? "before the first step" : `since step ${whole(finding.first_step)}`;
@@ -42,6 +47,7 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   const { detail, findings, go } = props;
   const observed = detail.phases.train?.observed ?? 0;
   if (!findings) return <section class="verdict wait" aria-label="Findings">Looking for findings …</section>;
+  if (!findings.findings.length && !observed) return null;
   if (!findings.findings.length) {
     return (
       <section class="verdict fine" aria-label="Findings">
@@ -55,14 +61,12 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   return (
     <section class={`verdict ${first[0].severity}`} aria-label="Findings">
       {first.map((finding) => (
-        <p key={finding.rule + finding.site}>
-          <span class={`sign ${finding.severity}`}>
-            {SIGNS[finding.severity]} {finding.severity}
-          </span>{" "}
-          <Where finding={finding} detail={detail} go={go} />{" "}
-          <span class="since">{since(finding)}</span>
-          <span class="message">{finding.message}</span>
-        </p>
+        <div key={finding.rule + finding.site}>
+          <Line finding={finding} detail={detail} go={go} />
+          {ledTo(finding).map((each) => (
+            <Line key={each.rule + each.site} finding={each} detail={detail} go={go} led />
+          ))}
+        </div>
       ))}
       {more > 0 && (
         <button type="button" class="link" onClick={() => go({ tab: "findings" })}>
@@ -71,6 +75,25 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
       )}
     </section>
   );
+}
+
+function Line(props: { finding: Finding; detail: RunDetail; go: Go; led?: boolean }) {
+  const { finding, led } = props;
+  return (
+    <p class={led ? "led" : ""}>
+      <span class={`sign ${finding.severity}`}>
+        {led ? "leads to " : ""}
+        {SIGNS[finding.severity]} {finding.severity}
+      </span>{" "}
+      <Where {...props} /> <span class="since">{since(finding)}</span>{" "}
+      <span class="message">{finding.message}</span>
+    </p>
+  );
+}
+
+/** What a finding explains, where that is at a layer: what is unwell, though the cause lies elsewhere. */
+function ledTo(finding: Finding): Finding[] {
+  return (finding.consequences ?? []).filter((each) => each.stage !== "contract" && each.site !== "rule").slice(0, 2);
 }
 
 export function FindingCard(props: { finding: Finding; detail: RunDetail; go: Go; linked?: boolean }) {
@@ -106,7 +129,7 @@ export function FindingCard(props: { finding: Finding; detail: RunDetail; go: Go
       )}
       {finding.consequences && finding.consequences.length > 0 && (
         <p class="dim">
-          Explains: {finding.consequences.map((each) => `${title(each.rule)} (${each.site})`).join(", ")}.
+          Explains: {finding.consequences.map((each) => `${title(each.rule)} (${each.site}, ${since(each)})`).join(", ")}.
         </p>
       )}
       {Object.keys(finding.evidence).length > 0 && (

@@ -6,7 +6,7 @@ import { Beside, curve } from "./beside";
 import { Chart } from "./chart";
 import type { Theme } from "./colour";
 import { FanChart } from "./fan";
-import { FindingCard, siteOf } from "./findings";
+import { allOf, FindingCard, siteOf } from "./findings";
 import { shape, whole } from "./format";
 import { useAnswer } from "./live";
 import { css } from "./paint";
@@ -47,7 +47,7 @@ export function neighbour(detail: RunDetail, view: View, findings: Findings | un
 export function LayerView(props: Props) {
   const { detail, view, go, findings } = props;
   const site = detail.sites.find((each) => each.name === view.site);
-  const own = findings?.findings.filter((finding) => siteOf(detail, finding) === view.site) ?? [];
+  const own = allOf(findings).filter((finding) => siteOf(detail, finding) === view.site);
   const picker = (
     <div class="controls">
       <label>

@@ -34,7 +34,7 @@ export function useRuns(): { runs?: RunLine[]; problem?: string } {
 }
 
 export function Status({ status }: { status: string }) {
-  const signs: Record<string, string> = { running: "▶", finished: "✓", interrupted: "⏹", failed: "✕", broken: "✕" };
+  const signs: Record<string, string> = { running: "▶", finished: "✓", interrupted: "!", failed: "✕", broken: "✕" };
   return (
     <span class={`status ${status}`}>
       <span aria-hidden="true">{signs[status] ?? "•"}</span> {status}

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { type Findings, getJson, getPicture, type Metrics, type Picture, type RunDetail } from "./api";
 import { Chart, type Curve } from "./chart";
 import { type Domain, domainOf, palette, scaleOf, STEPS, type Scale, type Theme, widened } from "./colour";
-import { siteOf } from "./findings";
+import { allOf, siteOf } from "./findings";
 import { compact, number, percent } from "./format";
 import { useAnswer } from "./live";
 import { baselinesOf, css, prepared, relativeTo } from "./paint";
@@ -23,7 +23,8 @@ const LARGE = 3_000_000; // statistics from which on a run is opened coarsely fi
 
 /** The statistic that shows the gravest finding, until the user chooses one. */
 export function defaultStatistic(findings: Findings | undefined): string {
-  return BY_RULE[findings?.findings[0]?.rule ?? ""] ?? "rms";
+  const first = allOf(findings).find((finding) => finding.rule in BY_RULE || finding.stage !== "contract");
+  return BY_RULE[first?.rule ?? ""] ?? "rms";
 }
 
 export function gutterOf(): number {
@@ -38,7 +39,7 @@ export function portsOf(detail: RunDetail): string[] {
 export function portOf(detail: RunDetail, view: View, findings: Findings | undefined): string {
   if (view.port) return view.port;
   const ports = portsOf(detail);
-  const first = findings?.findings.find((finding) => siteOf(detail, finding) !== undefined);
+  const first = allOf(findings).find((finding) => siteOf(detail, finding) !== undefined);
   const site = first && siteOf(detail, first);
   const own = detail.sites.find((each) => each.name === site)?.port;
   return own ?? (ports.includes("output") ? "output" : ports[0]);
@@ -46,7 +47,7 @@ export function portOf(detail: RunDetail, view: View, findings: Findings | undef
 
 export function orderOf(detail: RunDetail, view: View, findings?: Findings): number[] {
   const port = portOf(detail, view, findings);
-  const flagged = new Set(findings?.findings.map((finding) => siteOf(detail, finding)));
+  const flagged = new Set(allOf(findings).map((finding) => siteOf(detail, finding)));
   const matches = matcher(view.find);
   return detail.sites.flatMap((site, index) =>
     (port === "all" || site.port === port) &&
@@ -149,7 +150,7 @@ export function StripPanel(props: PanelProps) {
     [values, key],
   );
   const marks = useMemo(
-    () => (findings?.findings ?? []).map((finding) => ({ ...finding, site: siteOf(detail, finding) ?? finding.site })),
+    () => allOf(findings).map((finding) => ({ ...finding, site: siteOf(detail, finding) ?? finding.site })),
     [findings, detail.sites],
   );
 
@@ -158,7 +159,9 @@ export function StripPanel(props: PanelProps) {
       {props.title && <h2 class="run-title">{props.title}</h2>}
       <Loss {...props} window={range} />
       {problem && <p class="problem">{problem}</p>}
-      {!order.length ? (
+      {!detail.sites.length ? (
+        <p class="empty">No layer of this run was observed.</p>
+      ) : !order.length ? (
         <p class="empty">No layer matches. Clear the filter to see all {detail.sites.length}.</p>
       ) : !extent ? (
         <p class="empty">
@@ -199,27 +202,28 @@ function Loss(props: PanelProps & { window: [number, number] }) {
   );
   const curves = useMemo(() => {
     const series = answer?.series ?? {};
-    const found: Curve[] = [];
-    for (const [name, label, dashed] of [["loss", "loss", false], ["val_loss", "validation loss", true]] as const) {
+    return lossNames(series).map((name): Curve => {
       const points = series[name];
-      if (points) {
-        found.push({ label, step: points.step, value: points.value.map(number), dashed });
-      }
-    }
-    return found;
+      const dashed = name.startsWith("val_");
+      return { label: name === "val_loss" ? "validation loss" : name, step: points.step, value: points.value.map(number), dashed };
+    });
   }, [answer]);
   const broken = useMemo(() => {
-    const points = answer?.series.loss;
-    const at = points?.value.findIndex((value) => !Number.isFinite(number(value))) ?? -1;
-    return at >= 0 ? points!.step[at] : undefined;
+    const series = answer?.series ?? {};
+    const steps = lossNames(series).flatMap((name) => {
+      const at = series[name].value.findIndex((value) => !Number.isFinite(number(value)));
+      return at < 0 ? [] : [series[name].step[at]];
+    });
+    return steps.length ? Math.min(...steps) : undefined;
   }, [answer]);
   const marks = useMemo(
     () => (broken === undefined ? [] : [{ step: broken, colour: css("--fault") }]),
     [broken, props.theme],
   );
   if (!curves.length) return null;
-  const values = curves[0].value.filter((v): v is number => v !== null && v > 0);
-  const log = values.length > 1 && Math.max(...values) / Math.min(...values) > 50;
+  const all = curves.flatMap((each) => each.value);
+  const values = all.filter((v): v is number => v !== null && v > 0);
+  const log = values.length > 1 && values.length === all.filter((v) => v !== null && Number.isFinite(v)).length && Math.max(...values) / Math.min(...values) > 50;
   return (
     <div class="loss" style={{ "--gutter": `${props.gutter}px` }}>
       <Chart
@@ -237,6 +241,13 @@ function Loss(props: PanelProps & { window: [number, number] }) {
       {broken !== undefined && <p class="why fault">■ The loss is not finite from step {broken} on.</p>}
     </div>
   );
+}
+
+/** The loss and its validation; of a training with other ones (a GAN), all that say they are a loss. */
+function lossNames(series: Metrics): string[] {
+  const known = Object.keys(series);
+  if (known.includes("loss")) return ["loss", "val_loss"].filter((name) => known.includes(name));
+  return known.filter((name) => /loss/i.test(name)).slice(0, 6);
 }
 
 function Legend(props: { scale: Scale; kind?: string; theme: Theme; gutter: number; stat: string }) {

@@ -243,7 +243,8 @@ export function StripCanvas(props: StripProps) {
 
 export function heightOfRow(rows: number): number {
   const room = Math.max(220, innerHeight - 400);
-  return Math.max(2, Math.min(36, Math.floor(room / Math.max(1, rows))));
+  // A thousand layers are a thousand lines of the screen: the whole model is seen at once.
+  return Math.max(1, Math.min(36, Math.floor(room / Math.max(1, rows))));
 }
 
 function Tip(

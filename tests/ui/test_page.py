@@ -81,6 +81,26 @@ def test_nan_is_told_with_its_first_step(page):
     assert "from step 150 on" in page.inner_text(".loss .why")
 
 
+def test_a_cause_outside_the_layers_says_which_layer_it_made_unwell(page):
+    go(page, "#/strip?run=caused")
+    page.wait_for_selector(".verdict.fault")
+    words = page.inner_text(".verdict")
+    assert "optimizer before the first step" in words
+    assert "digit since step 12" in words
+    links = page.eval_on_selector_all(".verdict button", "all => all.map(b => b.innerText)")
+    assert links == ["digit"]  # there is no site "optimizer" to go to
+    assert page.input_value(".controls select") == "nonfinite_fraction"
+    page.click(".verdict button")
+    wait(page, "text => document.body.innerText.includes(text)", "held 512 NaN")
+
+
+def test_a_run_without_a_layer_offers_nothing_to_choose(page):
+    go(page, "#/strip?run=empty")
+    wait(page, "text => document.body.innerText.includes(text)", "No layer of this run was observed")
+    assert page.locator(".controls").count() == 0
+    assert page.locator(".verdict").count() == 0
+
+
 @pytest.mark.parametrize(
     ("run", "words"),
     [

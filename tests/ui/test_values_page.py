@@ -29,7 +29,7 @@ def test_attention_is_a_map_for_each_head(page):
     wait(page, "text => document.body.innerText.includes(text)", "2 heads, query downwards")
     wait_drawn(page, ".card canvas")
     # The pointer tells the number under it.
-    box = page.locator(".card canvas").bounding_box()
+    box = page.locator(".fan canvas").bounding_box()
     page.mouse.move(box["x"] + 8 + 3 * 16, box["y"] + 14 + 8 + 16)
     truth = tensors(20)["mha[1]"][1][2, 0, 1, 3]
     wait(page, "() => document.querySelector('.read').innerText.includes('head 0, query 1, key 3')")
