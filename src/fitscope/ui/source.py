@@ -58,6 +58,7 @@ class Source:
         self.run = Run(self.store)
         self.lock = threading.RLock()
         self._cache = cache
+        self._steps: dict[Path, tuple[int, int] | None] = {}
         # A run that was deleted and made again has the same names and other data.
         self.identity = identity(path)
 
@@ -139,11 +140,6 @@ class Source:
         key = (self.identity, str(part.path), "lines", statistics, phase, site)
         return self._cache.get(key, lambda: exact(part, statistics, phase, site))
 
-    def overview(self, statistic: str, phase: str) -> Dense | Blocks:
-        """The whole run in its rollups and its hot end."""
-        code = PHASES.index(phase)
-        return self._again(lambda: self._overview(statistic, code, self.store.parts("stats"))[0])
-
     def quick(self, statistic: str, phase: str) -> Dense | Blocks:
         """The whole run in its coarsest rollups: every extreme is in it, and few files are read."""
         code = PHASES.index(phase)
@@ -158,6 +154,19 @@ class Source:
             return {name: blocks for name, blocks in found.items() if len(blocks)}
 
         return self._again(read)
+
+    def touching(self, parts: Sequence[Part], steps: tuple[int, int]) -> list[Part]:
+        """The parts that may hold some steps."""
+        return [part for part in parts if self._touches(part, steps)]
+
+    def _touches(self, part: Part, steps: tuple[int, int]) -> bool:
+        if not isinstance(part, SegmentPart):
+            return True
+        # Of hundreds of segments, finding out takes longer than the picture.
+        if part.path not in self._steps:
+            self._steps[part.path] = _steps_of(part)
+        held = self._steps[part.path]
+        return held is None or (held[1] >= steps[0] and held[0] <= steps[1])
 
     def of_piece(self, name: str, piece: Piece, make: Callable[[], Any]) -> Any:
         """What `make` makes of a recorded tensor, kept: what was recorded does not change."""
@@ -263,7 +272,7 @@ class Source:
         kind = "hist" if from_histogram else "extra"
         parts = self.store.parts(kind)
         if steps is not None:
-            parts = [part for part in parts if _touches(part, steps)]
+            parts = self.touching(parts, steps)
         rows = sum(_rows(part) for part in parts)
         if rows > OTHER_ROWS:
             raise TooLargeError(
@@ -318,15 +327,8 @@ def _rows_within(blocks: Dense | Blocks, steps: tuple[int, int] | None, sites: A
     return int(blocks.rows[inside].sum())
 
 
-def _touches(part: Part, steps: tuple[int, int]) -> bool:
-    held = steps_of(part)
-    return held is None or (held[1] >= steps[0] and held[0] <= steps[1])
-
-
-def steps_of(part: Part) -> tuple[int, int] | None:
+def _steps_of(part: SegmentPart) -> tuple[int, int] | None:
     """The first and the last step of a sealed segment, as its writer noted them."""
-    if not isinstance(part, SegmentPart):
-        return None
     noted = pq.read_metadata(part.path).metadata or {}
     first, dash, last = noted.get(b"fitscope.steps", b"").decode().partition("-")
     return (int(first), int(last)) if dash and first.isdigit() and last.isdigit() else None
