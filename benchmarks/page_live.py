@@ -4,8 +4,8 @@
 
 One training, one server and one browser, all the time. The page is frozen and thawed again (as a
 browser does with a tab in the background) in blocks in the order ABBA, so that a drift of the
-machine falls on both sides. Told are the ratio of the times of a step, and what processor time server
-and browser took, which says the same on a busy machine.
+machine falls on both sides. Told are the ratio of the times of a step, and what processor time
+server and browser took, which says the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=Tru
 model.fit(x, y, epochs=10**6, batch_size=64, verbose=0,
           callbacks=[fs.Scope(run=sys.argv[1] + "/live"), Clock(sys.argv[1] + "/clock")])
 """
-
-
 
 
 def browser_pids(before: set[int]) -> list[int]:

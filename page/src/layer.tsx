@@ -147,6 +147,7 @@ function Charts(props: Props & { site: Site; marks: { step: number; severity: st
   return (
     <>
       {problem && <p class="problem">{problem}</p>}
+      {!answer && !problem && <p class="empty">Reading the statistics of this layer …</p>}
       <div class="cards">
         {groups.map(({ group, curves, log }) => (
           <section class="card" key={group.title}>

@@ -96,7 +96,13 @@ def write(
         if nan_from is not None and step >= nan_from:
             loss = float("nan")
         writer.add_history(
-            {"event": "step", "step": step, "epoch": step // 100, "place": step % 100, "logs": dict.fromkeys(losses, loss)}
+            {
+                "event": "step",
+                "step": step,
+                "epoch": step // 100,
+                "place": step % 100,
+                "logs": dict.fromkeys(losses, loss),
+            }
         )
     if close:
         writer.close()

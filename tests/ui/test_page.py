@@ -96,7 +96,9 @@ def test_a_cause_outside_the_layers_says_which_layer_it_made_unwell(page):
 
 def test_a_run_without_a_layer_offers_nothing_to_choose(page):
     go(page, "#/strip?run=empty")
-    wait(page, "text => document.body.innerText.includes(text)", "No layer of this run was observed")
+    wait(
+        page, "text => document.body.innerText.includes(text)", "No layer of this run was observed"
+    )
     assert page.locator(".controls").count() == 0
     assert page.locator(".verdict").count() == 0
 

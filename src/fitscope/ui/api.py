@@ -256,7 +256,7 @@ class Api:
         return _binary(header, array)
 
     def units(self, request: Request) -> Response:
-        """Which units of a recorded layer are on in which step, and those that are off since when."""
+        """Which units of a recorded layer are on in which step, and which are off since when."""
         opened = self._opened(request)
         ask = _Ask(request, opened)
         with opened.source.lock:
@@ -359,7 +359,8 @@ def _json(value: Any) -> Response:
 def _binary(header: dict[str, Any], values: NDArray[np.float32]) -> Response:
     """The length of the header (uint32), the header as JSON, padded to 4 bytes, the values."""
     try:
-        text = json.dumps(header, allow_nan=False).encode()  # a thousand sites: much faster than `plain`
+        # Of a thousand sites much faster than `plain`.
+        text = json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError):
         text = json.dumps(plain(header), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)

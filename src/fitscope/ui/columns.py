@@ -36,9 +36,7 @@ class Columns:
     def narrow(self) -> Columns:
         """The same in float32, in which a picture is sent; what follows is twice as fast."""
         with np.errstate(over="ignore"):
-            low, mean, high = (
-                grid.astype(np.float32) for grid in (self.low, self.mean, self.high)
-            )
+            low, mean, high = (grid.astype(np.float32) for grid in (self.low, self.mean, self.high))
         return Columns(low, mean, high, self.rows)
 
 
@@ -284,7 +282,7 @@ def shown(columns: Columns, mode: str, *, by_ratio: bool) -> Grid:
     return result
 
 
-def _median(values: Grid) -> NDArray[np.float64]:
+def _median(values: Grid) -> Grid:
     """The median of each row's known values."""
     if not values.shape[1]:
         return np.full(len(values), np.nan)

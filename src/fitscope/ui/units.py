@@ -1,6 +1,7 @@
 """Which units of a layer are on, step by step: of its recorded tensors.
 
-Statistics count dead units and do not say which. Where the tensors themselves were recorded, they do.
+Statistics count dead units and do not say which. Where the tensors themselves were recorded, they
+do.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ def units(
     columns = [share(p) if cached is None else cached(p, lambda p=p: share(p)) for p in chosen]
     steps = np.array([piece.step for piece in chosen], np.int64)
     on = np.stack(columns, axis=1)
-    return Units(
-        steps, on, _since(on, steps), chosen[-1].rows, len(ordered), ordered[-1].tail[-1]
-    )
+    return Units(steps, on, _since(on, steps), chosen[-1].rows, len(ordered), ordered[-1].tail[-1])
 
 
 def _on(piece: Piece, dead: tuple[float, float], count: int) -> NDArray[np.float32]:
