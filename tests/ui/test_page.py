@@ -180,6 +180,42 @@ def test_the_wheel_zooms_where_the_pointer_is(page):
     assert int(query["last"]) > 200
 
 
+SLOW_PICTURES = """() => {
+    const real = window.fetch;
+    window.now = window.most = window.asked = 0;
+    window.fetch = async (...given) => {
+        if (!String(given[0]).startsWith("/api/strip")) return real(...given);
+        window.asked++;
+        window.most = Math.max(window.most, ++window.now);
+        await new Promise((done) => setTimeout(done, 120));
+        try { return await real(...given); } finally { window.now--; }
+    };
+}"""
+
+
+def test_a_turning_wheel_asks_for_one_picture_at_a_time(page):
+    go(page, "#/strip?run=sick")
+    wait_drawn(page)
+    page.evaluate(SLOW_PICTURES)
+    box = page.locator(".strip canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20)
+    for _ in range(10):
+        page.mouse.wheel(0, -60)
+        page.wait_for_timeout(20)
+    # The picture of the last turn is the one that stands in the end.
+    wait(
+        page,
+        """() => {
+            const [, query] = location.hash.split("?");
+            const asked = new URLSearchParams(query);
+            const drawn = document.querySelector(".strip canvas").dataset.drawn;
+            return asked.has("first") && drawn === `${asked.get("first")}-${asked.get("last")}`;
+        }""",
+    )
+    assert page.evaluate("window.most") == 1
+    assert 1 <= page.evaluate("window.asked") < 10
+
+
 def test_a_link_leads_back_to_the_same_state(page, browser, server):
     address = "#/strip?run=sick&stat=rms&first=50&last=99&find=conv*&scale=start"
     go(page, address)
