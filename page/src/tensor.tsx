@@ -26,8 +26,16 @@ interface Layout {
   cellHeight: number;
 }
 
+/** Where the pointer or the arrow keys are: of maps which, and where in it; of bars which. */
+interface Cursor {
+  i: number;
+  row: number;
+  column: number;
+}
+
 const BARS = 190;
 const LEFT = 52;
+const STEPS: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 export function TensorPicture(props: Props) {
   const { name, tensor, sample, axes, theme, label } = props;
@@ -38,7 +46,7 @@ export function TensorPicture(props: Props) {
   const place = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
   const [width, setWidth] = useState(0);
-  const [told, setTold] = useState("");
+  const [cursor, setCursor] = useState<Cursor | null>(null);
   useEffect(() => {
     const element = place.current;
     if (!element) return;
@@ -49,23 +57,39 @@ export function TensorPicture(props: Props) {
   useEffect(() => {
     if (!canvas.current || !width) return;
     if (picture && coloured) drawColour(canvas.current, picture, domain, width);
-    else if (picture) drawPlanes(canvas.current, picture, domain, theme, width);
-    else if (vector) drawBars(canvas.current, vector, numbers(tensor), width);
-  }, [picture, vector, theme, domain, width, coloured]);
-  useEffect(() => setTold(""), [tensor, sample, axes]);
-  const tell = (event: PointerEvent) => {
+    else if (picture) drawPlanes(canvas.current, picture, domain, theme, width, cursor);
+    else if (vector) drawBars(canvas.current, vector, numbers(tensor), width, cursor);
+  }, [picture, vector, theme, domain, width, coloured, cursor]);
+  useEffect(() => setCursor(null), [name, axes]);
+  const point = (event: PointerEvent) => {
     const box = canvas.current!.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    if (picture && !coloured) setTold(valueAt(picture, width, x, y));
-    else if (vector) setTold(barAt(vector, numbers(tensor), width, x));
+    if (picture && !coloured) setCursor(cellAt(picture, width, x, y));
+    else if (vector) setCursor(barAt(vector, width, x));
   };
+  const press = (event: KeyboardEvent) => {
+    const step = STEPS[event.key];
+    if (event.key === "Escape") setCursor(null);
+    if (!step || coloured || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    setCursor(moved(cursor, step, picture, vector));
+  };
+  const told = cursor && (picture ? cellWords(picture, cursor) : vector && barWords(vector, numbers(tensor), cursor));
   return (
     <>
       <div class="fan" ref={place}>
-        <canvas ref={canvas} role="img" aria-label={label} onPointerMove={tell} onPointerLeave={() => setTold("")} />
+        <canvas
+          ref={canvas}
+          role="application"
+          tabIndex={0}
+          aria-label={`${label}. Arrow keys tell the numbers.`}
+          onPointerMove={point}
+          onPointerLeave={() => setCursor(null)}
+          onKeyDown={press}
+        />
       </div>
       {picture && !coloured && Number.isFinite(domain.low) && <MapLegend domain={domain} theme={theme} />}
-      <p class="read">{told || caption(picture, domain, tailOf(tensor), coloured)}</p>
+      <p class="read" role="status">{told || caption(picture, domain, tailOf(tensor), coloured)}</p>
     </>
   );
 }
@@ -116,7 +140,7 @@ function layOut(picture: Picture, width: number): Layout {
   return { scale, across: Math.max(1, Math.floor((width + gap) / cellWidth)), left: 0, top, cellWidth, cellHeight: h * scale + gap + top };
 }
 
-function drawPlanes(canvas: HTMLCanvasElement, picture: Picture, domain: { low: number; high: number }, theme: Theme, width: number) {
+function drawPlanes(canvas: HTMLCanvasElement, picture: Picture, domain: { low: number; high: number }, theme: Theme, width: number, cursor: Cursor | null) {
   const { planes } = picture;
   const at = layOut(picture, width);
   const context = prepared(canvas, width, Math.ceil(planes.length / at.across) * at.cellHeight);
@@ -130,18 +154,39 @@ function drawPlanes(canvas: HTMLCanvasElement, picture: Picture, domain: { low: 
       context.fillStyle = css("--dim");
       context.fillText(plane.title, left, top - 3);
     }
+    if (cursor?.i === i) {
+      context.strokeStyle = css("--ink");
+      context.strokeRect(left + cursor.column * at.scale, top + cursor.row * at.scale, at.scale, at.scale);
+    }
   });
 }
 
-function valueAt(picture: Picture, width: number, x: number, y: number): string {
+function cellAt(picture: Picture, width: number, x: number, y: number): Cursor | null {
   const at = layOut(picture, width);
   const i = Math.floor(y / at.cellHeight) * at.across + Math.floor(x / at.cellWidth);
   const plane = picture.planes[i];
   const row = Math.floor(((y % at.cellHeight) - at.top) / at.scale);
   const column = Math.floor((x % at.cellWidth) / at.scale);
-  if (!plane || x >= at.across * at.cellWidth || row < 0 || row >= plane.height || column >= plane.width) return "";
+  const outside = !plane || x < 0 || x >= at.across * at.cellWidth || row < 0 || row >= plane.height || column >= plane.width;
+  return outside ? null : { i, row, column };
+}
+
+function cellWords(picture: Picture, { i, row, column }: Cursor): string {
+  const plane = picture.planes[i];
+  if (!plane || row >= plane.height || column >= plane.width) return "";
   const which = picture.planes.length > 1 ? `${picture.one} ${plane.title}, ` : "";
   return `${which}${picture.down} ${row}, ${picture.right} ${column}: ${exact(plane.at(row, column))}`;
+}
+
+/** One cell or bar further; beyond the edge of a map lies the next one. */
+function moved(cursor: Cursor | null, [down, right]: [number, number], picture: Picture | undefined, vector: Float32Array | undefined): Cursor {
+  if (!cursor) return { i: 0, row: 0, column: 0 };
+  const clamp = (value: number, end: number) => Math.max(0, Math.min(end, value));
+  if (!picture) return { ...cursor, i: clamp(cursor.i + right - down, (vector?.length ?? 1) - 1) };
+  const { width, height } = picture.planes[0];
+  const column = cursor.column + right;
+  const i = clamp(cursor.i + (column < 0 ? -1 : column >= width ? 1 : 0), picture.planes.length - 1);
+  return { i, row: clamp(cursor.row + down, height - 1), column: i === cursor.i ? clamp(column, width - 1) : right > 0 ? 0 : width - 1 };
 }
 
 function drawColour(canvas: HTMLCanvasElement, picture: Picture, domain: { low: number; high: number }, width: number) {
@@ -155,7 +200,7 @@ function barOf(count: number, width: number): number {
   return Math.min(48, (width - LEFT) / count);
 }
 
-function drawBars(canvas: HTMLCanvasElement, vector: Float32Array, labels: number[] | undefined, width: number) {
+function drawBars(canvas: HTMLCanvasElement, vector: Float32Array, labels: number[] | undefined, width: number, cursor: Cursor | null) {
   const context = prepared(canvas, width, BARS + 20);
   const known = [...vector].filter(Number.isFinite);
   const high = Math.max(0, ...known);
@@ -179,6 +224,10 @@ function drawBars(canvas: HTMLCanvasElement, vector: Float32Array, labels: numbe
     const [top, bottom] = finite ? [y(Math.max(value, 0)), y(Math.min(value, 0))] : [8, BARS - 8];
     context.fillRect(LEFT + i * bar, top, Math.max(bar - (bar > 4 ? 1 : 0), 0.6), Math.max(bottom - top, 1));
   }
+  if (cursor && cursor.i < vector.length) {
+    context.strokeStyle = css("--ink");
+    context.strokeRect(LEFT + cursor.i * bar, 4, bar, BARS - 8);
+  }
   context.fillStyle = css("--dim");
   context.textAlign = "center";
   const every = Math.ceil(24 / bar);
@@ -187,8 +236,12 @@ function drawBars(canvas: HTMLCanvasElement, vector: Float32Array, labels: numbe
   }
 }
 
-function barAt(vector: Float32Array, labels: number[] | undefined, width: number, x: number): string {
+function barAt(vector: Float32Array, width: number, x: number): Cursor | null {
   const i = Math.floor((x - LEFT) / barOf(vector.length, width));
-  if (i < 0 || i >= vector.length) return "";
+  return i < 0 || i >= vector.length ? null : { i, row: 0, column: 0 };
+}
+
+function barWords(vector: Float32Array, labels: number[] | undefined, { i }: Cursor): string {
+  if (i >= vector.length) return "";
   return `${labels ? "sample" : "place"} ${labels?.[i] ?? i}: ${exact(vector[i])}`;
 }

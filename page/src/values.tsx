@@ -145,7 +145,7 @@ function Shown(props: Props & { chosen: Recorded; step: number; phase: string; a
             </div>
           )}
           <p class="dim">
-            {chosen.class && `${chosen.class} `}
+            {!chosen.name.startsWith("@") && `${chosen.class} `}
             {shape(answer.whole)}, {chosen.dtype}, epoch {answer.epoch}
             {answer.length !== null && answer.has_rows && answer.length > rows && `; ${rows} of ${answer.length} rows are shown`}.
           </p>

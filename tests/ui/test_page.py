@@ -327,6 +327,21 @@ def test_a_running_training_is_followed(browser, tmp_path):
         stop(started)
 
 
+def test_an_empty_folder_says_so_and_shows_the_first_run_that_begins(browser, tmp_path):
+    started = start(tmp_path)
+    context = browser.new_context()
+    shown = context.new_page()
+    try:
+        shown.goto(started.link)
+        wait(shown, "document.body.innerText.includes('There is no run here yet')")
+        write(tmp_path / "first", steps=60)
+        wait(shown, "document.body.innerText.includes('step 59, 60 observed')")
+        shown.wait_for_selector(".verdict.warning")
+    finally:
+        context.close()
+        stop(started)
+
+
 def test_the_build_is_of_the_source_and_carries_the_licences():
     static = Path(__file__).parents[2] / "src" / "fitscope" / "ui" / "static"
     text = (static / "licenses.txt").read_text()

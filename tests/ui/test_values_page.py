@@ -35,6 +35,12 @@ def test_attention_is_a_map_for_each_head(page):
     wait(page, "() => document.querySelector('.read').innerText.includes('head 0, query 1, key 3')")
     told = float(text(page, ".read").split(":")[1])
     np.testing.assert_allclose(told, truth, rtol=1e-6)
+    # And so do the arrow keys.
+    page.mouse.move(5, 5)
+    page.focus(".fan canvas")
+    for key in ("ArrowRight", "ArrowDown", *["ArrowRight"] * 5):
+        page.keyboard.press(key)
+    wait(page, "() => document.querySelector('.read').innerText.includes('head 1, query 1, key 0')")
     # The other reading of the axes is part of the address.
     page.select_option("label:has-text('One map') select", "last")
     wait(page, "location.hash.includes('axes=last')")
