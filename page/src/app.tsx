@@ -10,7 +10,9 @@ import { LayerView, neighbour } from "./layer";
 import { useAnswer, useFollowed } from "./live";
 import { ModelView } from "./model";
 import { NoRuns, RunsView, Status, useRuns } from "./runs";
-import { Controls, defaultStatistic, gutterOf, orderOf, portOf, StripPanel } from "./strip";
+import { Controls } from "./controls";
+import { defaultStatistic, orderOf, portOf } from "./chosen";
+import { gutterOf, StripPanel } from "./strip";
 import { useTheme } from "./theme";
 import { ValuesView } from "./values";
 import { type Go, TABS, type Tab, useView, type View } from "./view";
@@ -27,7 +29,7 @@ const NAMES: Record<Tab, string> = {
 export function App() {
   const [view, go] = useView();
   const [theme, toggleTheme] = useTheme();
-  const { runs, problem } = useRuns();
+  const { runs, problem } = useRuns(view.tab === "runs");
   const name = view.run ?? newest(runs);
   const followed = useFollowed(name);
   const other = useFollowed(view.other);

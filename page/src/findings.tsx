@@ -2,7 +2,7 @@
 
 import type { Finding, Findings, RunDetail } from "./api";
 import { compact, percent, whole } from "./format";
-import { SIGNS } from "./strip_canvas";
+import { SIGNS } from "./signs";
 import type { Go } from "./view";
 
 const BY_RULE: Record<string, string> = {

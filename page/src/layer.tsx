@@ -10,7 +10,7 @@ import { allOf, FindingCard, siteOf } from "./findings";
 import { shape, whole } from "./format";
 import { useAnswer } from "./live";
 import { css } from "./paint";
-import { orderOf } from "./strip";
+import { orderOf } from "./chosen";
 import { UnitsCard } from "./units";
 import type { Go, View } from "./view";
 

@@ -7,8 +7,8 @@ import { shown as shownNumber, whole } from "./format";
 import { allOf } from "./findings";
 import { containers, layOut, MOST, type Node } from "./graph";
 import { useAnswer } from "./live";
-import { defaultStatistic } from "./strip";
-import { SIGNS } from "./strip_canvas";
+import { defaultStatistic } from "./chosen";
+import { SIGNS } from "./signs";
 import type { Go, View } from "./view";
 
 const GRAVITY = ["fault", "warning", "note"] as const;
