@@ -6,8 +6,8 @@ import os
 import threading
 
 FOLLOWING_SHARE = 0.002
-"""Of all processors, what following a running training may take of the server. A browser on the same
-machine takes two to three times as much for the same looks."""
+"""Of all processors, what following a running training may take of the server. A browser on the
+same machine takes two to three times as much for the same looks."""
 
 
 class Work:
