@@ -133,6 +133,8 @@ export interface Findings {
   complete: boolean;
   /** Whether they are of the run as it is; else they are worth asking for again. */
   fresh: boolean;
+  /** Seconds until then. */
+  wait: number;
   note: string;
 }
 

@@ -172,7 +172,7 @@ function useFindings(detail: RunDetail | undefined, version: string) {
   // The server looks for findings now and then, not at each change of the run.
   useEffect(() => {
     if (!found.answer || found.answer.fresh) return;
-    const timer = setTimeout(() => setAgain((now) => now + 1), 2000);
+    const timer = setTimeout(() => setAgain((now) => now + 1), Math.max(2000, found.answer.wait * 1000));
     return () => clearTimeout(timer);
   }, [found.answer]);
   return found;

@@ -218,12 +218,14 @@ class Api:
         with opened.source.lock:
             version = opened.version()
             rows = sum(phase["rows"] for phase in extents(opened.source).values())
-        latest = opened.findings.latest(version, rows)
+            running = opened.source.run.status == "running"
+        latest = opened.findings.latest(version, rows, running=running)
         return json_answer(
             {
                 "findings": latest.found,
                 "complete": latest.complete,
                 "fresh": latest.fresh,
+                "wait": latest.wait,
                 "note": latest.note,
             }
         )
