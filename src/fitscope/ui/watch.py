@@ -89,7 +89,7 @@ class FindingsWatch:
                 complete=False,
                 note=(
                     f"This run holds {rows:,} statistics; the page shows what was found at the end "
-                    "of each fit and does not run the rules again. `fitscope show` does."
+                    "of each fit and does not run the rules again; fitscope show RUN does."
                 ),
             )
         try:
