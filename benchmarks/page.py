@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.page_run import make
 from benchmarks.report import page as page_of_results
@@ -53,10 +53,10 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def memory(pid: int) -> float:
+def memory(pid: int, which: str = "VmHWM:") -> float:
     """Resident memory of a process in MB, at its highest."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return int(status.split(which)[1].split()[0]) / 1024
 
 
 def opening(playwright: Any, root: Path, chromium: str) -> tuple[float, float]:
@@ -75,74 +75,71 @@ def opening(playwright: Any, root: Path, chromium: str) -> tuple[float, float]:
     return seconds, held
 
 
-def zooming(playwright: Any, root: Path, chromium: str, steps: int, count: int) -> list[float]:
-    """Milliseconds until each of many random zooms and pans is answered, in the browser."""
+ANSWERED = """async ([run, first, last]) => {
+    const began = performance.now();
+    const query = new URLSearchParams(
+        { run, first, last, statistic: "rms", phase: "train", columns: 1150 });
+    await (await fetch(`/api/strip?${query}`)).arrayBuffer();
+    return performance.now() - began;
+}"""
+ZOOMED = """([run, first, last]) => new Promise((done) => {
+    const began = performance.now();
+    const canvas = document.querySelector(".strip canvas");
+    const look = () => {
+        if (canvas.dataset.drawn === `${first}-${last}`) done(performance.now() - began);
+        else requestAnimationFrame(look);
+    };
+    location.hash = `#/strip?run=${run}&stat=rms&first=${first}&last=${last}`;
+    look();
+})"""
+
+
+class Zooms(NamedTuple):
+    """Milliseconds of each random zoom or pan, and what is held after all of them."""
+
+    answered: list[float]
+    drawn: list[float]
+    server: tuple[float, float]
+    """Resident MB of the server after a fifth of the zooms, and after all."""
+    page: tuple[float, float]
+    """MB of the page's heap, likewise."""
+
+
+def zooming(playwright: Any, root: Path, chromium: str, steps: int, count: int) -> Zooms:
+    """Zoom and pan at random: until the answer is there, and until the picture is drawn."""
     process, link = start(root)
     browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(f"{link}#/strip?stat=rms")
     while not page.evaluate(DRAWN):
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(2)
     rng = random.Random(0)
-    took: list[float] = []
-    for _ in range(count):
-        span = int(steps ** rng.uniform(0.5, 1.0))
-        first = rng.randrange(max(1, steps - span))
-        took.append(
-            page.evaluate(
-                """async ([run, first, last]) => {
-                    const began = performance.now();
-                    const query = new URLSearchParams(
-                        { run, first, last, statistic: "rms", phase: "train", columns: 1150 });
-                    await (await fetch(`/api/strip?${query}`)).arrayBuffer();
-                    return performance.now() - began;
-                }""",
-                [root.name, first, first + span],
-            )
-        )
+    answered: list[float] = []
+    drawn: list[float] = []
+    held: list[tuple[float, float]] = []
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    for number in range(count):
+        for script, took in ((ANSWERED, answered), (ZOOMED, drawn)):
+            span = int(steps ** rng.uniform(0.5, 1.0))
+            first = rng.randrange(max(1, steps - span))
+            took.append(page.evaluate(script, [root.name, first, first + span]))
+        if number in (count // 5, count - 1):
+            session.send("HeapProfiler.collectGarbage")
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            heap = next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize")
+            held.append((memory(process.pid, "VmRSS:"), heap / 2**20))
     browser.close()
     stop(process)
-    return took
-
-
-def live(sites: int, steps: int, chromium: str, playwright: Any, *, watched: bool) -> float:
-    """Seconds that a loop of fixed work takes while a run is written, with or without a page."""
-    import numpy as np
-
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "live"
-        code = (
-            "from pathlib import Path; from benchmarks.page_run import make\n"
-            f"make(Path({str(root)!r}), {sites}, {steps}, pause=0.01)"
-        )
-        writer = subprocess.Popen([sys.executable, "-c", code])
-        while not (root / "run.json").exists():
-            time.sleep(0.05)
-        process = browser = None
-        if watched:
-            process, link = start(Path(folder))
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.goto(link)
-        time.sleep(4)
-        data = np.random.default_rng(0).normal(size=(512, 512))
-        began = time.perf_counter()
-        for _ in range(2500):
-            data = np.tanh(data @ data / 512)
-        seconds = time.perf_counter() - began
-        if browser is not None and process is not None:
-            browser.close()
-            stop(process)
-        writer.kill()
-        writer.wait()
-        return seconds
+    server, heap = zip(*held, strict=True)
+    return Zooms(answered, drawn, server, heap)
 
 
 def following(sites: int, chromium: str, playwright: Any, seconds: float = 20.0) -> float:
     """Processor time of the server while a page follows a run, as a share of one core.
 
-    Unlike the times of `live` it says the same on a busy machine.
+    Unlike a ratio of times it says the same on a busy machine.
     """
     with tempfile.TemporaryDirectory() as folder:
         code = (
@@ -180,7 +177,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("build/page-benchmark/large"))
     parser.add_argument("--openings", type=int, default=5)
     parser.add_argument("--zooms", type=int, default=100)
-    parser.add_argument("--live-pairs", type=int, default=3)
+    parser.add_argument("--following", action="store_true", help="also measure following a run")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     given = parser.parse_args()
     from playwright.sync_api import sync_playwright
@@ -193,23 +190,20 @@ def main() -> None:
         result["first picture, s, median"] = statistics.median(s for s, _ in found)
         result["first picture, s, slowest"] = max(s for s, _ in found)
         result["server memory, MB, most"] = max(m for _, m in found)
-        zooms = sorted(zooming(playwright, given.run, given.chromium, given.steps, given.zooms))
-        result["zoom, ms, median"] = statistics.median(zooms)
-        result["zoom, ms, p95"] = zooms[int(len(zooms) * 0.95) - 1]
-        result["server following 50 sites x 100 steps/s, % of a core"] = 100 * following(
-            50, given.chromium, playwright
-        )
-        pairs = []
-        for _ in range(given.live_pairs):
-            alone = live(50, 100_000, given.chromium, playwright, watched=False)
-            beside = live(50, 100_000, given.chromium, playwright, watched=True)
-            pairs.append(beside / alone)
-        if pairs:
-            result["live page, ratio of times"] = statistics.median(pairs)
+        zooms = zooming(playwright, given.run, given.chromium, given.steps, given.zooms)
+        for name, took in (("answered", zooms.answered), ("drawn", zooms.drawn)):
+            result[f"zoom until {name}, ms, median"] = statistics.median(took)
+            result[f"zoom until {name}, ms, p95"] = sorted(took)[int(len(took) * 0.95) - 1]
+        early, late = given.zooms * 2 // 5, given.zooms * 2
+        for name, (before, after) in (("server", zooms.server), ("page's heap", zooms.page)):
+            result[f"{name} after {early} zooms, MB"] = before
+            result[f"{name} after {late} zooms, MB"] = after
+        if given.following:
+            result["server following 50 sites x 100 steps/s, % of a core"] = 100 * following(
+                50, given.chromium, playwright
+            )
     rows = [[name, f"{value:.3g}"] for name, value in result.items() if isinstance(value, float)]
     body = table(["", "measured"], rows)
-    if pairs:
-        body += "\n\nLive page, all ratios: " + ", ".join(f"{ratio:.3f}" for ratio in pairs)
     heading = f"The page: {given.sites:,} sites x {given.steps:,} steps, all observed"
     print(page_of_results(heading, "page", "jax", body))
 

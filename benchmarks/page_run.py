@@ -60,9 +60,8 @@ def make(path: Path, sites: int, steps: int, *, pause: float = 0.0) -> float:
         writer.append(StepRecord(step, step // 1000, "train", indices, moments))
         if step % 20 == 0:
             loss = float(np.exp(-step / steps))
-            writer.add_history(
-                {"event": "step", "step": step, "epoch": step // 1000, "logs": {"loss": loss}}
-            )
+            event = {"event": "step", "step": step, "epoch": step // 1000, "place": step % 1000}
+            writer.add_history({**event, "logs": {"loss": loss}})
         if pause:
             time.sleep(pause)
     writer.close()

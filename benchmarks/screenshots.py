@@ -20,7 +20,8 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PICTURES = {
     "page-strip.png": ("#/strip?run=demo", 1280, 690, "light"),
     "page-strip-dark.png": ("#/strip?run=demo&stat=rms&scale=start", 1280, 690, "dark"),
-    "page-layer.png": ("#/layer?run=demo&site=conv_2", 1280, 1080, "light"),
+    "page-layer.png": ("#/layer?run=demo&site=conv_2", 1280, 1480, "light"),
+    "page-values.png": ("#/values?run=demo&tensor=conv_1&step=990&sample=3", 1280, 900, "light"),
     "page-compare.png": ("#/strip?run=demo&other=fixed", 1280, 690, "dark"),
 }
 

@@ -133,6 +133,8 @@ export interface Findings {
   complete: boolean;
   /** Whether they are of the run as it is; else they are worth asking for again. */
   fresh: boolean;
+  /** Seconds until then. */
+  wait: number;
   note: string;
 }
 
@@ -195,6 +197,21 @@ export interface Tensor {
 
 export async function getTensor(params: Params, signal?: AbortSignal): Promise<Tensor> {
   return unpacked(await (await ask("value", params, signal)).arrayBuffer());
+}
+
+export interface Units {
+  recorded: number;
+  steps: number[];
+  /** Of each unit the step since which it is off; -1 where it is on in the last one. */
+  since: number[];
+  rows: number;
+  units: number;
+  /** By unit and step: the share of its elements that are on. */
+  values: Float32Array;
+}
+
+export async function getUnits(params: Params, signal?: AbortSignal): Promise<Units> {
+  return unpacked(await (await ask("units", params, signal)).arrayBuffer());
 }
 
 export async function getPicture(params: Params, signal?: AbortSignal): Promise<Picture> {

@@ -10,7 +10,9 @@ import { LayerView, neighbour } from "./layer";
 import { useAnswer, useFollowed } from "./live";
 import { ModelView } from "./model";
 import { NoRuns, RunsView, Status, useRuns } from "./runs";
-import { Controls, defaultStatistic, gutterOf, orderOf, StripPanel } from "./strip";
+import { Controls } from "./controls";
+import { defaultStatistic, orderOf, portOf } from "./chosen";
+import { gutterOf, StripPanel } from "./strip";
 import { useTheme } from "./theme";
 import { ValuesView } from "./values";
 import { type Go, TABS, type Tab, useView, type View } from "./view";
@@ -27,7 +29,7 @@ const NAMES: Record<Tab, string> = {
 export function App() {
   const [view, go] = useView();
   const [theme, toggleTheme] = useTheme();
-  const { runs, problem } = useRuns();
+  const { runs, problem } = useRuns(view.tab === "runs");
   const name = view.run ?? newest(runs);
   const followed = useFollowed(name);
   const other = useFollowed(view.other);
@@ -125,7 +127,7 @@ function Shown(props: ShownProps) {
   const names = useMemo(() => {
     if (!other) return undefined;
     const first = orderOf(detail, view, findings).map((i) => detail.sites[i].name);
-    const second = orderOf(other, view, otherFindings).map((i) => other.sites[i].name);
+    const second = orderOf(other, { ...view, port: portOf(detail, view, findings) }, otherFindings).map((i) => other.sites[i].name);
     return [...new Set([...first, ...second])];
   }, [detail.sites, other?.sites, view.port, view.find, view.only, findings, otherFindings]);
   const shared = { view, go, theme, version, findings, detail };
@@ -137,14 +139,14 @@ function Shown(props: ShownProps) {
     <>
       <Notes detail={detail} />
       <Verdict detail={detail} findings={findings} go={go} />
-      <Controls detail={detail} view={view} go={go} findings={findings} />
+      {detail.sites.length > 0 && <Controls detail={detail} view={view} go={go} findings={findings} />}
       {props.otherProblem && <p class="problem">{props.otherProblem}</p>}
       <div class={view.other ? "panels two" : "panels"}>
         <StripPanel {...shared} domains={domains} whole={range} names={names} gutter={gutter} title={other ? detail.name : undefined} />
         {other && (
           <StripPanel
             {...shared}
-            view={{ ...view, run: other.name, stat: view.stat ?? defaultStatistic(findings) }}
+            view={{ ...view, run: other.name, stat: view.stat ?? defaultStatistic(findings), port: portOf(detail, view, findings) }}
             detail={other}
             version={props.otherVersion}
             findings={otherFindings}
@@ -170,7 +172,7 @@ function useFindings(detail: RunDetail | undefined, version: string) {
   // The server looks for findings now and then, not at each change of the run.
   useEffect(() => {
     if (!found.answer || found.answer.fresh) return;
-    const timer = setTimeout(() => setAgain((now) => now + 1), 2000);
+    const timer = setTimeout(() => setAgain((now) => now + 1), Math.max(2000, found.answer.wait * 1000));
     return () => clearTimeout(timer);
   }, [found.answer]);
   return found;
@@ -191,7 +193,7 @@ function Notes({ detail }: { detail: RunDetail }) {
   return (
     <>
       {notes.map((note) => (
-        <p class="note">{note}</p>
+        <p class="notice">{note}</p>
       ))}
     </>
   );

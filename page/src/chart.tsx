@@ -124,6 +124,7 @@ function options(latest: { current: Props }, width: number): uPlot.Options {
         grid,
         ticks: grid,
         size: left ?? 62,
+        ...(log ? { splits: (_: uPlot, __: number, low: number, high: number) => decades(low, high) } : {}),
         values: (_, at) => at.map((v) => (v === null ? "" : write(v))),
       },
     ],
@@ -157,6 +158,18 @@ function options(latest: { current: Props }, width: number): uPlot.Options {
       ready: [(u) => u.over.addEventListener("dblclick", () => latest.current.onWindow?.(null))],
     },
   };
+}
+
+/** Powers of ten for a logarithmic axis, or more steps where there are few. */
+function decades(low: number, high: number): number[] {
+  const [from, to] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
+  const every = Math.max(1, Math.ceil((to - from + 1) / 6));
+  const found: number[] = [];
+  for (let power = Math.floor(Math.log10(low)); power <= to; power++) {
+    const steps = to - from < 2 ? [1, 2, 5] : [1];
+    if ((power - from) % every === 0) found.push(...steps.map((step) => step * 10 ** power).filter((v) => v >= low && v <= high));
+  }
+  return found;
 }
 
 /** Curves with steps of their own in one table: a step without a value of a curve is null. */

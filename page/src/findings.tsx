@@ -2,7 +2,7 @@
 
 import type { Finding, Findings, RunDetail } from "./api";
 import { compact, percent, whole } from "./format";
-import { SIGNS } from "./strip_canvas";
+import { SIGNS } from "./signs";
 import type { Go } from "./view";
 
 const BY_RULE: Record<string, string> = {
@@ -17,10 +17,37 @@ export function title(rule: string): string {
   return BY_RULE[rule] ?? rule.replaceAll("_", " ");
 }
 
+/** The site that a finding is at; a finding about the loss, the data or `fit` is at none. */
+export function siteOf(detail: RunDetail, finding: Finding): string | undefined {
+  const known = detail.sites.find((site) => site.name === finding.site);
+  return (known ?? detail.sites.find((site) => site.path === finding.site))?.name;
+}
+
+/** All findings, each before those that it explains. */
+export function allOf(findings: Findings | undefined): Finding[] {
+  return (findings?.findings ?? []).flatMap((finding) => [finding, ...(finding.consequences ?? [])]);
+}
+
+/** Since when, as a newcomer asks it. */
+function since(finding: Finding): string {
+  return finding.stage === "contract" ? "before the first step" : `since step ${whole(finding.first_step)}`;
+}
+
+function Where(props: { finding: Finding; detail: RunDetail; go: Go }) {
+  const site = siteOf(props.detail, props.finding);
+  if (site === undefined) return <strong class="place">{props.finding.site}</strong>;
+  return (
+    <button type="button" class="link strong" onClick={() => props.go({ tab: "layer", site })}>
+      {props.finding.site}
+    </button>
+  );
+}
+
 export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go }) {
   const { detail, findings, go } = props;
   const observed = detail.phases.train?.observed ?? 0;
   if (!findings) return <section class="verdict wait" aria-label="Findings">Looking for findings …</section>;
+  if (!findings.findings.length && !observed) return null;
   if (!findings.findings.length) {
     return (
       <section class="verdict fine" aria-label="Findings">
@@ -34,16 +61,12 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   return (
     <section class={`verdict ${first[0].severity}`} aria-label="Findings">
       {first.map((finding) => (
-        <p key={finding.rule + finding.site}>
-          <span class={`sign ${finding.severity}`}>
-            {SIGNS[finding.severity]} {finding.severity}
-          </span>{" "}
-          <button type="button" class="link strong" onClick={() => go({ tab: "layer", site: finding.site })}>
-            {finding.site}
-          </button>{" "}
-          <span class="since">since step {whole(finding.first_step)}</span>
-          <span class="message">{finding.message}</span>
-        </p>
+        <div key={finding.rule + finding.site}>
+          <Line finding={finding} detail={detail} go={go} />
+          {ledTo(finding).map((each) => (
+            <Line key={each.rule + each.site} finding={each} detail={detail} go={go} led />
+          ))}
+        </div>
       ))}
       {more > 0 && (
         <button type="button" class="link" onClick={() => go({ tab: "findings" })}>
@@ -54,8 +77,27 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   );
 }
 
-export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean }) {
-  const { finding, go } = props;
+function Line(props: { finding: Finding; detail: RunDetail; go: Go; led?: boolean }) {
+  const { finding, led } = props;
+  return (
+    <p class={led ? "led" : ""}>
+      <span class={`sign ${finding.severity}`}>
+        {led ? "leads to " : ""}
+        {SIGNS[finding.severity]} {finding.severity}
+      </span>{" "}
+      <Where {...props} /> <span class="since">{since(finding)}</span>{" "}
+      <span class="message">{finding.message}</span>
+    </p>
+  );
+}
+
+/** What a finding explains, where that is at a layer: what is unwell, though the cause lies elsewhere. */
+function ledTo(finding: Finding): Finding[] {
+  return (finding.consequences ?? []).filter((each) => each.stage !== "contract" && each.site !== "rule").slice(0, 2);
+}
+
+export function FindingCard(props: { finding: Finding; detail: RunDetail; go: Go; linked?: boolean }) {
+  const { finding, detail, go } = props;
   const Heading = props.linked ? "h2" : "h3";
   return (
     <article class={`finding ${finding.severity}`}>
@@ -67,9 +109,7 @@ export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean 
         {props.linked && (
           <>
             {": "}
-            <button type="button" class="link strong" onClick={() => go({ tab: "layer", site: finding.site })}>
-              {finding.site}
-            </button>
+            <Where finding={finding} detail={detail} go={go} />
           </>
         )}
       </Heading>
@@ -89,7 +129,7 @@ export function FindingCard(props: { finding: Finding; go: Go; linked?: boolean 
       )}
       {finding.consequences && finding.consequences.length > 0 && (
         <p class="dim">
-          Explains: {finding.consequences.map((each) => `${title(each.rule)} (${each.site})`).join(", ")}.
+          Explains: {finding.consequences.map((each) => `${title(each.rule)} (${each.site}, ${since(each)})`).join(", ")}.
         </p>
       )}
       {Object.keys(finding.evidence).length > 0 && (
@@ -124,7 +164,7 @@ export function FindingsView(props: { detail: RunDetail; findings?: Findings; go
       ) : !findings.findings.length ? (
         <p class="empty">The rules found nothing so far.</p>
       ) : (
-        findings.findings.map((finding) => <FindingCard finding={finding} go={go} linked />)
+        findings.findings.map((finding) => <FindingCard finding={finding} detail={detail} go={go} linked />)
       )}
       {findings?.note && <p class="dim">{findings.note}</p>}
       {detail.unseen.length > 0 && (

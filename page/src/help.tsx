@@ -10,6 +10,8 @@ const KEYS: [string, string][] = [
   ["PageUp PageDown", "in the strip chart: earlier, later"],
   ["Enter", "in the strip chart: open the layer under the cursor"],
   ["wheel, drag", "zoom and pan; double-click shows all steps; drag in a line chart zooms. Where the picture is taller than the window the wheel scrolls, and zooms with Ctrl"],
+  [", . [ ]", "in the values: earlier and later step, previous and next sample"],
+  ["arrows", "on a picture of values: the number in each place"],
   ["?", "this help"],
 ];
 

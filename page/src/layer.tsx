@@ -2,14 +2,16 @@
 
 import { useMemo } from "preact/hooks";
 import { type Findings, getJson, type Line, type RunDetail, type Site } from "./api";
-import { Chart, type Curve } from "./chart";
+import { Beside, curve } from "./beside";
+import { Chart } from "./chart";
 import type { Theme } from "./colour";
 import { FanChart } from "./fan";
-import { FindingCard } from "./findings";
-import { number, shape, whole } from "./format";
+import { allOf, FindingCard, siteOf } from "./findings";
+import { shape, whole } from "./format";
 import { useAnswer } from "./live";
 import { css } from "./paint";
-import { orderOf } from "./strip";
+import { orderOf } from "./chosen";
+import { UnitsCard } from "./units";
 import type { Go, View } from "./view";
 
 interface Group {
@@ -45,7 +47,7 @@ export function neighbour(detail: RunDetail, view: View, findings: Findings | un
 export function LayerView(props: Props) {
   const { detail, view, go, findings } = props;
   const site = detail.sites.find((each) => each.name === view.site);
-  const own = findings?.findings.filter((finding) => finding.site === view.site) ?? [];
+  const own = allOf(findings).filter((finding) => siteOf(detail, finding) === view.site);
   const picker = (
     <div class="controls">
       <label>
@@ -90,7 +92,7 @@ export function LayerView(props: Props) {
       <h2 class="site-title">{site.name}</h2>
       <Facts site={site} detail={detail} />
       {own.map((finding) => (
-        <FindingCard finding={finding} go={go} />
+        <FindingCard finding={finding} detail={detail} go={go} />
       ))}
       <Charts {...props} site={site} marks={own.map((f) => ({ step: f.first_step, severity: f.severity }))} />
     </>
@@ -133,21 +135,6 @@ function Charts(props: Props & { site: Site; marks: { step: number; severity: st
       : null,
     [detail.name, phase, range[0], range[1], site.name, props.version],
   );
-  // The other tensors of the same layer: its gradient, input, weight.
-  const beside = detail.sites.filter((each) => each.path === site.path && each.name !== site.name).slice(0, 6);
-  const others = useAnswer<Curve[]>(
-    beside.length && detail.phases[phase]
-      ? async (signal) => {
-          const found = await Promise.all(
-            [site, ...beside].map((each) =>
-              getJson<{ series: Series }>("series", { ...asked, site: each.name, statistic: "rms" }, signal),
-            ),
-          );
-          return found.map(({ series }, i) => curve([site, ...beside][i].name, series.rms));
-        }
-      : null,
-    [detail.name, phase, range[0], range[1], site.name, props.version],
-  );
   const marks = useMemo(
     () => props.marks.map((mark) => ({ step: mark.step, colour: css(`--${mark.severity}`) })),
     [props.marks.map((m) => `${m.step}${m.severity}`).join(), props.theme],
@@ -155,10 +142,12 @@ function Charts(props: Props & { site: Site; marks: { step: number; severity: st
   const groups = useMemo(() => groupsOf(answer?.series), [answer]);
   if (!detail.phases[phase]) return <p class="empty">No observed step of phase “{phase}” yet.</p>;
   const shared = { window: range, theme: props.theme, marks };
+  const counted = groups.some(({ curves }) => curves.some((each) => each.label === "dead_fraction"));
   const onWindow = (next: [number, number] | null) => props.go({ first: next?.[0], last: next?.[1] }, true);
   return (
     <>
       {problem && <p class="problem">{problem}</p>}
+      {!answer && !problem && <p class="empty">Reading the statistics of this layer …</p>}
       <div class="cards">
         {groups.map(({ group, curves, log }) => (
           <section class="card" key={group.title}>
@@ -167,19 +156,8 @@ function Charts(props: Props & { site: Site; marks: { step: number; severity: st
           </section>
         ))}
         <FanChart run={detail.name} site={site.name} phase={phase} window={range} version={props.version} theme={props.theme} />
-        {others.answer && beside.length > 0 && (
-          <section class="card">
-            <h3>rms of this layer’s tensors</h3>
-            <Chart {...shared} curves={others.answer} height={210} log label={`rms of the tensors of ${site.path}`} onWindow={onWindow} />
-            <p>
-              {beside.map((each) => (
-                <button type="button" class="link" onClick={() => props.go({ site: each.name })}>
-                  {each.name}
-                </button>
-              ))}
-            </p>
-          </section>
-        )}
+        <UnitsCard run={detail.name} site={site} phase={phase} window={range} version={props.version} theme={props.theme} counted={counted} />
+        <Beside detail={detail} site={site} phase={phase} version={props.version} go={props.go} {...shared} onWindow={onWindow} />
       </div>
     </>
   );
@@ -198,15 +176,4 @@ function groupsOf(series: Series | undefined) {
     const log = group.log && values.length > 1 && Math.max(...values) / Math.min(...values) > 100;
     return curves.length ? [{ group, curves, log }] : [];
   });
-}
-
-function curve(label: string, line: Line): Curve {
-  const [value, low, high] = [line.mean, line.low, line.high].map((values) => values.map(orNull));
-  const spread = low.some((each, i) => each !== high[i]);
-  return { label, step: line.step, value, ...(spread ? { low, high } : {}) };
-}
-
-function orNull(value: unknown): number | null {
-  const found = number(value);
-  return Number.isNaN(found) ? null : found;
 }

@@ -75,31 +75,51 @@ export function useFollowed(run: string | undefined): Followed {
 }
 
 /** What a question is answered with; asked again when one of `deps` changes. The last answer stands
- * meanwhile, unless it is about another `subject`. */
+ * meanwhile, unless it is about another `subject`. A patient one is asked again only when it was
+ * answered: a server goes on working on a question that nobody waits for any more, so that turning
+ * a wheel would pile them up. */
 export function useAnswer<T>(
   question: ((signal: AbortSignal) => Promise<T>) | null,
   deps: unknown[],
   subject?: string,
+  patient = false,
 ): { answer?: T; problem?: string; waiting: boolean } {
-  const [state, setState] = useState<{ answer?: T; problem?: string; waiting: boolean; subject?: string }>({
-    waiting: true,
-    subject,
-  });
+  const initial: { answer?: T; problem?: string; waiting: boolean; subject?: string } = { waiting: true, subject };
+  const [state, setState] = useState(initial);
   const latest = useRef<AbortController>(undefined);
+  const busy = useRef(false);
+  const next = useRef<() => void>(undefined);
   useEffect(() => {
-    if (!question) return;
-    latest.current?.abort();
-    const ending = new AbortController();
-    latest.current = ending;
-    setState((now) => (now.subject === subject ? { ...now, waiting: true } : { waiting: true, subject }));
-    question(ending.signal).then(
-      (answer) => !ending.signal.aborted && setState({ answer, waiting: false, subject }),
-      (error) => {
+    if (!question) {
+      latest.current?.abort();
+      busy.current = false;
+      return;
+    }
+    const begin = () => {
+      latest.current?.abort();
+      const ending = new AbortController();
+      latest.current = ending;
+      busy.current = true;
+      setState((now) => (now.subject === subject ? { ...now, waiting: true } : { waiting: true, subject }));
+      const done = (state: (now: typeof initial) => typeof initial) => {
         if (ending.signal.aborted) return;
-        setState((now) => ({ ...now, problem: error.message, waiting: false }));
-      },
-    );
-    return () => ending.abort();
+        setState(state);
+        busy.current = false;
+        const waiting = next.current;
+        next.current = undefined;
+        waiting?.();
+      };
+      question(ending.signal).then(
+        (answer) => done(() => ({ answer, waiting: false, subject })),
+        (error) => done((now) => ({ ...now, problem: error.message, waiting: false })),
+      );
+    };
+    if (patient && busy.current) next.current = begin;
+    else begin();
   }, deps);
+  useEffect(() => () => {
+    next.current = undefined;
+    latest.current?.abort();
+  }, []);
   return state.subject === subject ? state : { waiting: true };
 }

@@ -4,10 +4,11 @@ import { useMemo, useState } from "preact/hooks";
 import { type Findings, getPicture, type Picture, type RunDetail } from "./api";
 import { domainOf, palette, scaleOf, STEPS, type Theme } from "./colour";
 import { shown as shownNumber, whole } from "./format";
+import { allOf } from "./findings";
 import { containers, layOut, MOST, type Node } from "./graph";
 import { useAnswer } from "./live";
-import { defaultStatistic } from "./strip";
-import { SIGNS } from "./strip_canvas";
+import { defaultStatistic } from "./chosen";
+import { SIGNS } from "./signs";
 import type { Go, View } from "./view";
 
 const GRAVITY = ["fault", "warning", "note"] as const;
@@ -164,11 +165,11 @@ function cut(text: string, width: number): string {
 }
 
 function worst(findings: Findings | undefined, path: string) {
-  const own = findings?.findings.filter(({ site }) => {
+  const own = allOf(findings).filter(({ site }) => {
     const at = site.replace(/[#:[].*$/, "");
     return at === path || at.startsWith(`${path}/`);
   });
-  return own?.sort((a, b) => GRAVITY.indexOf(a.severity) - GRAVITY.indexOf(b.severity))[0];
+  return own.sort((a, b) => GRAVITY.indexOf(a.severity) - GRAVITY.indexOf(b.severity))[0];
 }
 
 function valuesByPath(detail: RunDetail, picture: Picture | undefined): Map<string, number> {

@@ -6,35 +6,38 @@ import { when, whole } from "./format";
 import type { Go, View } from "./view";
 
 const EVERY = 4000;
+const SELDOM = 10_000; // while a run is shown, beside its training
 
-export function useRuns(): { runs?: RunLine[]; problem?: string } {
+export function useRuns(wanted: boolean): { runs?: RunLine[]; problem?: string } {
   const [state, setState] = useState<{ runs?: RunLine[]; problem?: string }>({});
   useEffect(() => {
     const ending = new AbortController();
     let timer = 0;
+    let some = false;
     const tick = async () => {
       try {
         if (!document.hidden) {
           const { runs } = await getJson<{ runs: RunLine[] }>("runs", {}, ending.signal);
+          some = runs.length > 0;
           setState((now) => (JSON.stringify(now.runs) === JSON.stringify(runs) && !now.problem ? now : { runs }));
         }
       } catch (error) {
         if (ending.signal.aborted) return;
         setState((now) => ({ ...now, problem: (error as Error).message }));
       }
-      timer = window.setTimeout(tick, EVERY);
+      timer = window.setTimeout(tick, wanted || !some ? EVERY : SELDOM);
     };
     void tick();
     return () => {
       ending.abort();
       clearTimeout(timer);
     };
-  }, []);
+  }, [wanted]);
   return state;
 }
 
 export function Status({ status }: { status: string }) {
-  const signs: Record<string, string> = { running: "▶", finished: "✓", interrupted: "⏹", failed: "✕", broken: "✕" };
+  const signs: Record<string, string> = { running: "▶", finished: "✓", interrupted: "!", failed: "✕", broken: "✕" };
   return (
     <span class={`status ${status}`}>
       <span aria-hidden="true">{signs[status] ?? "•"}</span> {status}

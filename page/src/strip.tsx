@@ -1,59 +1,22 @@
 // The first view: what is unwell and since when, loss, and every layer over all steps.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { type Findings, getJson, getPicture, type Metrics, type Picture, type RunDetail } from "./api";
-import { Chart, type Curve } from "./chart";
-import { type Domain, domainOf, palette, scaleOf, STEPS, type Scale, type Theme, widened } from "./colour";
-import { compact, number, percent } from "./format";
+import { type Findings, getPicture, type Picture, type RunDetail } from "./api";
+import { defaultStatistic, orderOf } from "./chosen";
+import { type Domain, domainOf, scaleOf, type Theme, widened } from "./colour";
+import { allOf, siteOf } from "./findings";
+import { Legend } from "./legend";
 import { useAnswer } from "./live";
-import { baselinesOf, css, prepared, relativeTo } from "./paint";
+import { Loss } from "./loss";
+import { baselinesOf, relativeTo } from "./paint";
 import { StripCanvas } from "./strip_canvas";
 import type { Go, View } from "./view";
 
-const BY_RULE: Record<string, string> = {
-  dead_units: "dead_fraction",
-  saturation: "saturated_fraction",
-  non_finite: "nonfinite_fraction",
-  constant_output: "std",
-};
-const USUAL = ["rms", "mean", "std", "absmax", "dead_fraction", "zero_fraction", "saturated_fraction", "nonfinite_fraction"];
 const NARROW = 620;
 const LARGE = 3_000_000; // statistics from which on a run is opened coarsely first
 
-/** The statistic that shows the gravest finding, until the user chooses one. */
-export function defaultStatistic(findings: Findings | undefined): string {
-  return BY_RULE[findings?.findings[0]?.rule ?? ""] ?? "rms";
-}
-
 export function gutterOf(): number {
   return innerWidth < NARROW ? 96 : Math.min(220, Math.round(innerWidth * 0.17));
-}
-
-export function portsOf(detail: RunDetail): string[] {
-  return [...new Set(detail.sites.map((site) => site.port))];
-}
-
-export function orderOf(detail: RunDetail, view: View, findings?: Findings): number[] {
-  const ports = portsOf(detail);
-  const port = view.port ?? (ports.includes("output") ? "output" : ports[0]);
-  const flagged = new Set(findings?.findings.map((finding) => finding.site));
-  const matches = matcher(view.find);
-  return detail.sites.flatMap((site, index) =>
-    (port === "all" || site.port === port) &&
-    matches(site.name) &&
-    (view.only !== "findings" || flagged.has(site.name))
-      ? [index]
-      : [],
-  );
-}
-
-/** A glob as in the terminal; without a star, any part of the name. */
-export function matcher(find: string | undefined): (name: string) => boolean {
-  if (!find) return () => true;
-  if (!/[*?]/.test(find)) return (name) => name.toLowerCase().includes(find.toLowerCase());
-  const text = find.replace(/[.+^${}()|[\]\\]/g, "\\$&").replaceAll("**", "\0");
-  const glob = new RegExp(`^${text.replaceAll("*", "[^/]*").replaceAll("?", ".").replaceAll("\0", ".*")}$`);
-  return (name) => glob.test(name);
 }
 
 export interface PanelProps {
@@ -114,6 +77,8 @@ export function StripPanel(props: PanelProps) {
         }
       : null,
     [detail.name, stat, phase, range[0], range[1], columns, view.mode, asked, props.version, known],
+    undefined,
+    true,
   );
   const answer = fine?.statistic === stat ? fine : coarse;
   const picture = answer?.statistic === stat ? answer : undefined;
@@ -136,14 +101,19 @@ export function StripPanel(props: PanelProps) {
     () => scaleOf(picture?.kind ?? "share", props.domains.current.get(key) ?? domainOf(new Float32Array()), relative),
     [values, key],
   );
-  const marks = useMemo(() => findings?.findings ?? [], [findings]);
+  const marks = useMemo(
+    () => allOf(findings).map((finding) => ({ ...finding, site: siteOf(detail, finding) ?? finding.site })),
+    [findings, detail.sites],
+  );
 
   return (
     <div class="panel" ref={holder}>
       {props.title && <h2 class="run-title">{props.title}</h2>}
       <Loss {...props} window={range} />
       {problem && <p class="problem">{problem}</p>}
-      {!order.length ? (
+      {!detail.sites.length ? (
+        <p class="empty">No layer of this run was observed.</p>
+      ) : !order.length ? (
         <p class="empty">No layer matches. Clear the filter to see all {detail.sites.length}.</p>
       ) : !extent ? (
         <p class="empty">
@@ -172,195 +142,6 @@ export function StripPanel(props: PanelProps) {
           />
           <Legend scale={scale} kind={picture?.kind} theme={theme} gutter={props.gutter} stat={stat} />
         </>
-      )}
-    </div>
-  );
-}
-
-function Loss(props: PanelProps & { window: [number, number] }) {
-  const { answer } = useAnswer<{ series: Metrics }>(
-    (signal) => getJson("metrics", { run: props.detail.name }, signal),
-    [props.detail.name, props.version],
-  );
-  const curves = useMemo(() => {
-    const series = answer?.series ?? {};
-    const found: Curve[] = [];
-    for (const [name, label, dashed] of [["loss", "loss", false], ["val_loss", "validation loss", true]] as const) {
-      const points = series[name];
-      if (points) {
-        found.push({ label, step: points.step, value: points.value.map(number), dashed });
-      }
-    }
-    return found;
-  }, [answer]);
-  const broken = useMemo(() => {
-    const points = answer?.series.loss;
-    const at = points?.value.findIndex((value) => !Number.isFinite(number(value))) ?? -1;
-    return at >= 0 ? points!.step[at] : undefined;
-  }, [answer]);
-  const marks = useMemo(
-    () => (broken === undefined ? [] : [{ step: broken, colour: css("--fault") }]),
-    [broken, props.theme],
-  );
-  if (!curves.length) return null;
-  const values = curves[0].value.filter((v): v is number => v !== null && v > 0);
-  const log = values.length > 1 && Math.max(...values) / Math.min(...values) > 50;
-  return (
-    <div class="loss" style={{ "--gutter": `${props.gutter}px` }}>
-      <Chart
-        curves={curves}
-        window={props.window}
-        height={96}
-        theme={props.theme}
-        left={props.gutter}
-        log={log}
-        marks={marks}
-        bare
-        label="Loss over steps, as Keras reported it"
-        onWindow={(next) => props.go({ first: next?.[0], last: next?.[1] }, true)}
-      />
-      {broken !== undefined && <p class="why fault">■ The loss is not finite from step {broken} on.</p>}
-    </div>
-  );
-}
-
-function Legend(props: { scale: Scale; kind?: string; theme: Theme; gutter: number; stat: string }) {
-  const canvas = useRef<HTMLCanvasElement>(null);
-  useEffect(() => {
-    const context = prepared(canvas.current!, 240, 12);
-    const colours = palette(props.theme, props.scale.diverging);
-    for (let x = 0; x < 240; x++) {
-      const at = Math.round((x / 239) * (STEPS - 1)) * 4;
-      context.fillStyle = `rgb(${colours[at]} ${colours[at + 1]} ${colours[at + 2]})`;
-      context.fillRect(x, 0, 1, 12);
-    }
-  }, [props.scale, props.theme]);
-  const text = (value: number) => {
-    if (props.scale.relative) {
-      if (props.kind === "share") return `${value > 0 ? "+" : ""}${Math.round(value * 100)}`;
-      return value === 0 ? "as at first" : value > 0 ? `${2 ** value}×` : `1/${2 ** -value}`;
-    }
-    return props.kind === "share" ? percent(value) : compact(value);
-  };
-  return (
-    <div class="legend" style={{ marginLeft: `${props.gutter}px` }}>
-      <div>
-        <canvas ref={canvas} aria-hidden="true" />
-        <div class="legend-ticks">
-          {props.scale.ticks.map(({ at, value }, i) => (
-            <span key={i} style={{ left: `${at * 240}px` }}>
-              {text(value)}
-            </span>
-          ))}
-        </div>
-      </div>
-      <div class="legend-words">
-        {props.stat}
-        {props.scale.relative && props.kind === "share" ? ", percentage points against the layer's own beginning" : ""}
-        {props.scale.relative && props.kind !== "share" ? ", against the layer's own beginning" : ""}
-        {(props.kind === "magnitude" || props.kind === "signed") && (
-          <span>
-            <i class="swatch alarm" /> nothing finite
-          </span>
-        )}
-        <span>
-          <i class="swatch none" /> not observed, or does not apply
-        </span>
-      </div>
-    </div>
-  );
-}
-
-export function Controls(props: { detail: RunDetail; view: View; go: Go; findings?: Findings }) {
-  const { detail, view, go } = props;
-  const stat = view.stat ?? defaultStatistic(props.findings);
-  const kind = detail.statistics.find((each) => each.name === stat)?.kind;
-  const phases = Object.keys(detail.phases);
-  const ports = portsOf(detail);
-  const usual = detail.statistics.filter((each) => USUAL.includes(each.name));
-  const rest = detail.statistics.filter((each) => !USUAL.includes(each.name));
-  const about = detail.statistics.find((each) => each.name === stat)?.about;
-  const option = (each: { name: string; about: string }) => (
-    <option value={each.name} title={each.about}>
-      {each.name}
-    </option>
-  );
-  return (
-    <div class="controls" role="group" aria-label="What is shown">
-      <label>
-        Statistic
-        <select value={stat} title={about} onChange={(e) => go({ stat: e.currentTarget.value })}>
-          <optgroup label="Usual">{usual.map(option)}</optgroup>
-          <optgroup label="All">{rest.map(option)}</optgroup>
-        </select>
-      </label>
-      {phases.length > 1 && (
-        <label>
-          Phase
-          <select
-            value={view.phase ?? "train"}
-            onChange={(e) => go({ phase: e.currentTarget.value, first: undefined, last: undefined })}
-          >
-            {phases.map((phase) => (
-              <option value={phase}>{phase}</option>
-            ))}
-          </select>
-        </label>
-      )}
-      {ports.length > 1 && (
-        <label>
-          Tensor
-          <select
-            value={view.port ?? (ports.includes("output") ? "output" : ports[0])}
-            onChange={(e) => go({ port: e.currentTarget.value })}
-          >
-            {[...ports, "all"].map((port) => (
-              <option value={port}>{port}</option>
-            ))}
-          </select>
-        </label>
-      )}
-      <label>
-        Colour
-        <select
-          value={kind === "signed" ? "" : (view.scale ?? "")}
-          disabled={kind === "signed"}
-          onChange={(e) => go({ scale: e.currentTarget.value || undefined })}
-        >
-          <option value="">same scale for all</option>
-          <option value="start">against its own beginning</option>
-        </select>
-      </label>
-      <label>
-        A cell shows
-        <select value={view.mode ?? "notable"} onChange={(e) => go({ mode: e.currentTarget.value })}>
-          <option value="notable">mean, or what stands out</option>
-          <option value="mean">mean</option>
-          <option value="min">smallest</option>
-          <option value="max">largest</option>
-        </select>
-      </label>
-      <label>
-        Layers
-        <input
-          type="search"
-          placeholder="name or glob"
-          value={view.find ?? ""}
-          onInput={(e) => go({ find: e.currentTarget.value || undefined }, true)}
-        />
-      </label>
-      <label class="check">
-        <input
-          type="checkbox"
-          checked={view.only === "findings"}
-          onChange={(e) => go({ only: e.currentTarget.checked ? "findings" : undefined })}
-        />
-        only with findings
-      </label>
-      {(view.first !== undefined || view.last !== undefined) && (
-        <button type="button" onClick={() => go({ first: undefined, last: undefined })}>
-          All steps
-        </button>
       )}
     </div>
   );

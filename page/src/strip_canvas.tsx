@@ -1,17 +1,14 @@
 // The strip chart: one row a site, one column a stretch of steps, findings as marks.
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { type Cell, type Finding, getJson, type Picture, type Site } from "./api";
+import type { Finding, Picture, Site } from "./api";
 import type { Scale, Theme } from "./colour";
-import { exact, percent, shown, whole } from "./format";
-import { css, onResize, paint, prepared, ticks } from "./paint";
+import { css, onResize, paint, prepared } from "./paint";
+import { drawAxis, drawNames } from "./strip_labels";
+import { type Hover, Tip } from "./tip";
 
 export const AXIS = 26;
 const RIGHT = 12;
-const NAMED_ROW = 11; // pixels a row needs for its name
-
-export const SIGNS = { fault: "■", warning: "▲", note: "●" } as const;
-
 export interface StripProps {
   run: string;
   phase: string;
@@ -29,13 +26,6 @@ export interface StripProps {
   onWindow: (window: [number, number] | null) => void;
   onSite: (name: string) => void;
   label: string;
-}
-
-interface Hover {
-  row: number;
-  step: number;
-  x: number;
-  y: number;
 }
 
 export function StripCanvas(props: StripProps) {
@@ -113,6 +103,8 @@ export function StripCanvas(props: StripProps) {
       }
     }
     context.restore();
+    // Of which steps the colours are: while a zoom waits for its answer, those of before.
+    if (picture) canvas.current.dataset.drawn = `${picture.first}-${picture.last}`;
     drawNames(context, props, rowHeight, worst, hover?.row);
     drawAxis(context, first, last, x, height - AXIS, gutter, plot);
     if (hover) {
@@ -241,164 +233,6 @@ export function StripCanvas(props: StripProps) {
 
 export function heightOfRow(rows: number): number {
   const room = Math.max(220, innerHeight - 400);
-  return Math.max(2, Math.min(36, Math.floor(room / Math.max(1, rows))));
-}
-
-function Tip(
-  props: StripProps & { hover: Hover; width: number; top: number; worst: Map<string, Finding> },
-) {
-  const { hover, picture, values } = props;
-  const index = props.order[hover.row];
-  const site = props.sites[index];
-  const [cell, setCell] = useState<Cell | null>(null);
-  let range: [number, number] = [hover.step, hover.step];
-  let value = NaN;
-  if (picture && hover.step >= picture.first && hover.step <= picture.last) {
-    const size = (picture.last - picture.first + 1) / picture.columns;
-    const column = Math.floor((hover.step - picture.first) / size);
-    range = [
-      Math.ceil(picture.first + column * size),
-      Math.ceil(picture.first + (column + 1) * size) - 1,
-    ];
-    const row = picture.sites.indexOf(index);
-    if (row >= 0) value = picture.values[row * picture.columns + column];
-  }
-  const [first, last] = range;
-  useEffect(() => {
-    setCell(null);
-    if (!picture) return;
-    const ending = new AbortController();
-    const timer = setTimeout(() => {
-      const asked = { run: props.run, phase: props.phase, site: site.name, statistic: picture.statistic };
-      getJson<Cell>("cell", { ...asked, first, last }, ending.signal).then(setCell, () => undefined);
-    }, 90);
-    return () => {
-      clearTimeout(timer);
-      ending.abort();
-    };
-  }, [site.name, first, last, picture?.statistic, props.run, props.phase]);
-  const finding = props.worst.get(site.name);
-  const kind = picture?.kind ?? "signed";
-  const text = kind === "share" ? percent : exact;
-  const left = hover.x > props.width * 0.55;
-  const position = {
-    top: `${props.top + 6}px`,
-    ...(left ? { right: `${props.width - hover.x + 10}px` } : { left: `${hover.x + 10}px` }),
-  };
-  return (
-    <div class="tip" role="status" style={position}>
-      <strong>{site.name}</strong> <span class="dim">{site.class}</span>
-      <div>
-        step {whole(first)}
-        {last > first ? ` to ${whole(last)}` : ""}
-      </div>
-      {cell ? (
-        cell.observed === 0 ? (
-          <div>not observed here</div>
-        ) : (cell.last ?? 0) < first ? (
-          <div>
-            {picture?.statistic} <strong>{text(cell.mean)}</strong>
-            <div class="dim">as observed last, at step {whole(cell.last!)}</div>
-          </div>
-        ) : cell.observed === 1 || cell.low === cell.high ? (
-          <div>
-            {picture?.statistic} <strong>{text(cell.mean)}</strong>
-            {kind === "share" && cell.mean !== null && cell.mean !== undefined && (
-              <span class="dim"> {exact(cell.mean)}</span>
-            )}
-          </div>
-        ) : (
-          <div>
-            {picture?.statistic} <strong>{text(cell.mean)}</strong>
-            <div class="dim">
-              {text(cell.low)} to {text(cell.high)} in {whole(cell.observed)} observed steps
-            </div>
-          </div>
-        )
-      ) : (
-        <div>
-          {picture?.statistic} {shown(value, kind)}
-        </div>
-      )}
-      {props.scale.relative && values && picture && <div class="dim">colour: against its own beginning</div>}
-      {finding && (
-        <div class={`why ${finding.severity}`}>
-          {SIGNS[finding.severity]} {finding.message}
-        </div>
-      )}
-    </div>
-  );
-}
-
-function drawNames(
-  context: CanvasRenderingContext2D,
-  props: StripProps,
-  rowHeight: number,
-  worst: Map<string, Finding>,
-  hovered: number | undefined,
-) {
-  const { order, sites, gutter } = props;
-  const size = Math.min(13, Math.max(10, rowHeight - 3));
-  context.textBaseline = "middle";
-  context.textAlign = "right";
-  const taken: [number, number][] = [];
-  const put = (row: number, ink: string, bold: boolean) => {
-    const site = sites[order[row]];
-    if (!site) return;
-    const y = Math.max(7, (row + 0.5) * rowHeight);
-    if (taken.some(([low, high]) => y + 6 > low && y - 6 < high)) return;
-    taken.push([y - 6, y + 6]);
-    context.font = `${bold ? "600 " : ""}${size}px ${css("--font")}`;
-    context.fillStyle = ink;
-    const finding = worst.get(site.name);
-    const sign = finding ? ` ${SIGNS[finding.severity]}` : "";
-    context.fillText(fitted(context, site.name, gutter - 14 - (sign ? 12 : 0)) + sign, gutter - 6, y);
-  };
-  const flagged = order.flatMap((site, row) => (worst.has(sites[site]?.name) ? [row] : []));
-  if (hovered !== undefined) put(hovered, css("--ink"), true);
-  for (const row of flagged) put(row, css(`--${worst.get(sites[order[row]].name)!.severity}`), true);
-  const every = rowHeight >= NAMED_ROW ? 1 : Math.ceil(14 / rowHeight);
-  for (let row = 0; row < order.length; row += every) {
-    put(row, sites[order[row]]?.name === props.chosen ? css("--ink") : css("--dim"), false);
-  }
-}
-
-/** The end of a long path tells more than its beginning. */
-function fitted(context: CanvasRenderingContext2D, text: string, room: number): string {
-  if (context.measureText(text).width <= room) return text;
-  let low = 0;
-  let high = text.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (context.measureText(`…${text.slice(middle)}`).width <= room) high = middle;
-    else low = middle + 1;
-  }
-  return `…${text.slice(low)}`;
-}
-
-function drawAxis(
-  context: CanvasRenderingContext2D,
-  first: number,
-  last: number,
-  x: (step: number) => number,
-  top: number,
-  gutter: number,
-  plot: number,
-) {
-  context.font = `11px ${css("--font")}`;
-  context.fillStyle = css("--dim");
-  context.strokeStyle = css("--line");
-  context.lineWidth = 1;
-  context.textBaseline = "top";
-  context.textAlign = "center";
-  for (const step of ticks(first, last, plot / 90)) {
-    const at = x(step + 0.5);
-    context.beginPath();
-    context.moveTo(at, top);
-    context.lineTo(at, top + 5);
-    context.stroke();
-    context.fillText(whole(step), Math.min(at, gutter + plot - 12), top + 8);
-  }
-  context.textAlign = "right";
-  context.fillText("step", gutter - 6, top + 8);
+  // A thousand layers are a thousand lines of the screen: the whole model is seen at once.
+  return Math.max(1, Math.min(36, Math.floor(room / Math.max(1, rows))));
 }

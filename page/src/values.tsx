@@ -1,10 +1,12 @@
 // Recorded tensors: which, of which step, of which sample; and what was predicted beside what was so.
 
-import { useMemo } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { getJson, getTensor, type Recorded, type RunDetail, type Tensor } from "./api";
+import { Batch, PREDICTED, partsOf } from "./batch";
 import type { Theme } from "./colour";
-import { compact, shape, whole } from "./format";
+import { shape, whole } from "./format";
 import { useAnswer } from "./live";
+import { type Axes, axesOf, tailOf } from "./planes";
 import { TensorPicture } from "./tensor";
 import type { Go, View } from "./view";
 
@@ -16,164 +18,166 @@ interface Props {
   version: string;
 }
 
-const Y = "@batch/y";
-const PREDICTED = "@batch/y_pred";
-const LOSS = "@batch/loss";
-
 export function ValuesView(props: Props) {
   const { detail, view, go } = props;
   const { answer, problem } = useAnswer<{ recorded: Recorded[] }>(
     (signal) => getJson("recorded", { run: detail.name }, signal),
     [detail.name, props.version],
   );
+  const all = (answer?.recorded ?? []).filter((each) => each.steps.length);
+  const chosen = all.find((each) => each.name === view.tensor) ?? all.find((each) => !each.name.startsWith("@")) ?? all[0];
+  const place = chosen ? nearest(chosen, view.step, view.phase) : 0;
+  const move = (to: number) => {
+    const at = Math.max(0, Math.min(chosen.steps.length - 1, to));
+    go({ step: chosen.steps[at], phase: chosen.phases[at], tensor: chosen.name }, true);
+  };
+  useEffect(() => {
+    if (!chosen) return;
+    const press = (event: KeyboardEvent) => {
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test((event.target as HTMLElement).tagName);
+      if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "," || event.key === ".") move(place + (event.key === "." ? 1 : -1));
+      if (event.key === "[" || event.key === "]") go({ sample: Math.max(0, (view.sample ?? 0) + (event.key === "]" ? 1 : -1)) }, true);
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  });
   if (problem) return <p class="problem">{problem}</p>;
   if (!answer) return <p class="empty">Looking for recorded values …</p>;
-  const all = answer.recorded.filter((each) => each.steps.length);
-  if (!all.length) return <NoValues name={detail.name} />;
-  const chosen = all.find((each) => each.name === view.tensor) ?? all[0];
-  const exact = chosen.steps.findIndex(
-    (step, i) => step === view.step && (!view.phase || chosen.phases[i] === view.phase),
-  );
-  const place = exact >= 0 ? exact : chosen.steps.length - 1;
+  if (!chosen) return <NoValues name={detail.name} />;
   return (
     <>
       <div class="controls">
         <label>
           Recorded
-          <select value={chosen.name} onChange={(e) => go({ tensor: e.currentTarget.value, sample: undefined })}>
+          <select value={chosen.name} onChange={(e) => go({ tensor: e.currentTarget.value, axes: undefined })}>
             {all.map((each) => (
               <option value={each.name}>{each.name}</option>
             ))}
           </select>
         </label>
-        <label>
-          Step {whole(chosen.steps[place])}, {chosen.phases[place]}
+        <label class="slide">
+          Step {whole(chosen.steps[place])}, {chosen.phases[place]} ({whole(place + 1)} of {whole(chosen.steps.length)} recorded)
           <input
             type="range"
             min={0}
             max={chosen.steps.length - 1}
             value={place}
-            onInput={(e) => {
-              const at = Number(e.currentTarget.value);
-              go({ step: chosen.steps[at], phase: chosen.phases[at], tensor: chosen.name }, true);
-            }}
+            aria-valuetext={`step ${chosen.steps[place]}, ${chosen.phases[place]}`}
+            onInput={(e) => move(Number(e.currentTarget.value))}
           />
         </label>
+        <button type="button" disabled={place === 0} onClick={() => move(place - 1)}>
+          Earlier <kbd>,</kbd>
+        </button>
+        <button type="button" disabled={place === chosen.steps.length - 1} onClick={() => move(place + 1)}>
+          Later <kbd>.</kbd>
+        </button>
       </div>
       <Shown {...props} chosen={chosen} step={chosen.steps[place]} phase={chosen.phases[place]} all={all} />
     </>
   );
 }
 
+/** The recording of a step, or the one closest to it: not every site is recorded in the same steps. */
+export function nearest(recorded: Recorded, step: number | undefined, phase: string | undefined): number {
+  const { steps, phases } = recorded;
+  if (step === undefined) return steps.length - 1;
+  let best = steps.length - 1;
+  const far = (i: number) => Math.abs(steps[i] - step) + (phase && phases[i] !== phase ? 1e15 : 0);
+  for (let i = steps.length - 1; i >= 0; i--) if (far(i) < far(best)) best = i;
+  return best;
+}
+
 function Shown(props: Props & { chosen: Recorded; step: number; phase: string; all: Recorded[] }) {
   const { detail, view, go, chosen, step, phase, all } = props;
   const asked = { run: detail.name, step, phase };
-  const { answer, problem } = useAnswer<Tensor & { of: string }>(
-    async (signal) => ({ ...(await getTensor({ ...asked, site: chosen.name }, signal)), of: chosen.name }),
+  const { answer, problem } = useAnswer<Tensor>(
+    (signal) => getTensor({ ...asked, site: chosen.name }, signal),
     [detail.name, chosen.name, step, phase],
+    chosen.name,
   );
+  const names = partsOf(all, step, phase);
   const batch = useAnswer<Record<string, Tensor>>(
-    async (signal) => {
-      const names = [Y, PREDICTED, LOSS].filter((name) =>
-        all.some((each) => each.name === name && each.steps.some((s, i) => s === step && each.phases[i] === phase)),
-      );
-      const found = await Promise.all(names.map((site) => getTensor({ ...asked, site }, signal)));
-      return Object.fromEntries(names.map((name, i) => [name, found[i]]));
-    },
-    [detail.name, step, phase, all.length],
+    names.some((name) => name.startsWith(PREDICTED))
+      ? async (signal) => {
+          const found = await Promise.all(names.map((site) => getTensor({ ...asked, site }, signal)));
+          return Object.fromEntries(names.map((name, i) => [name, found[i]]));
+        }
+      : null,
+    [detail.name, step, phase, names.join("\n")],
+    names.join("\n"),
   );
-  if (problem) return <p class="problem">{problem}</p>;
-  if (!answer || answer.of !== chosen.name) return null;
-  const rows = answer.has_rows ? answer.shape[0] : 1;
-  const sample = Math.min(view.sample ?? 0, rows - 1);
-  const single = answer.has_rows && answer.shape.length > 1;
+  const rows = answer?.has_rows ? answer.shape[0] : 1;
+  const sample = Math.max(0, Math.min(view.sample ?? 0, rows - 1));
+  const tail = answer ? tailOf(answer) : [];
+  const single = answer?.has_rows && answer.shape.length > 1 && rows > 0;
+  const axes = (view.axes as Axes | undefined) ?? axesOf(chosen, tail);
   return (
     <>
-      {single && (
-        <div class="controls">
-          <label>
-            Sample {answer.positions[sample]} of the batch
-            <input
-              type="range"
-              min={0}
-              max={rows - 1}
-              value={sample}
-              onInput={(e) => go({ sample: Number(e.currentTarget.value) }, true)}
-            />
-          </label>
-        </div>
+      {problem && <p class="problem">{problem}</p>}
+      {answer && (
+        <>
+          {(single || tail.length >= 3) && (
+            <div class="controls">
+              {single && (
+                <label class="slide">
+                  Sample {answer.positions[sample]} of the batch
+                  <input
+                    type="range"
+                    min={0}
+                    max={rows - 1}
+                    value={sample}
+                    aria-valuetext={`sample ${answer.positions[sample]}`}
+                    onInput={(e) => go({ sample: Number(e.currentTarget.value) }, true)}
+                  />
+                </label>
+              )}
+              {tail.length >= 3 && (
+                <label>
+                  One map for each
+                  <select value={axes} onChange={(e) => go({ axes: e.currentTarget.value })}>
+                    <option value="last">channel (last axis)</option>
+                    <option value="first">head (first axis)</option>
+                  </select>
+                </label>
+              )}
+            </div>
+          )}
+          <p class="dim">
+            {!chosen.name.startsWith("@") && `${chosen.class} `}
+            {shape(answer.whole)}, {chosen.dtype}, epoch {answer.epoch}
+            {answer.length !== null && answer.has_rows && answer.length > rows && `; ${rows} of ${answer.length} rows are shown`}.
+          </p>
+          {rows > 0 ? (
+            <section class="card">
+              <TensorPicture
+                name={chosen.name}
+                tensor={answer}
+                sample={sample}
+                axes={axes}
+                theme={props.theme}
+                label={`${chosen.name} in step ${step}${single ? `, sample ${answer.positions[sample]}` : ""}`}
+              />
+            </section>
+          ) : (
+            <p class="empty">No row of this batch was recorded.</p>
+          )}
+        </>
       )}
-      <p class="dim">
-        {chosen.class} {shape(answer.whole)}, {chosen.dtype}, epoch {answer.epoch}
-        {answer.length !== null && answer.has_rows && answer.length > rows && `; ${rows} of ${answer.length} rows are shown`}.
-      </p>
-      <section class="card">
-        <TensorPicture
-          tensor={answer}
-          sample={sample}
+      {batch.answer && (
+        <Batch
+          tensors={batch.answer}
           theme={props.theme}
-          label={`${chosen.name} in step ${step}${single ? `, sample ${answer.positions[sample]}` : ""}`}
+          chosen={single ? answer.positions[sample] : undefined}
+          onSample={(position) => {
+            const at = answer?.has_rows ? answer.positions.indexOf(position) : position;
+            if (at >= 0) go({ sample: at });
+          }}
         />
-      </section>
-      {batch.answer && <Batch tensors={batch.answer} />}
+      )}
     </>
   );
-}
-
-function Batch({ tensors }: { tensors: Record<string, Tensor> }) {
-  const { [Y]: y, [PREDICTED]: predicted, [LOSS]: loss } = tensors;
-  const rows = useMemo(() => {
-    if (!predicted || !y) return [];
-    // Each may have recorded other rows of the batch: they are joined by their place in it.
-    const place = (tensor: Tensor | undefined, at: number) => tensor?.positions.indexOf(at) ?? -1;
-    return predicted.positions
-      .map((at, i) => ({
-        at,
-        y: told(y, place(y, at)),
-        predicted: told(predicted, i),
-        loss: loss && place(loss, at) >= 0 ? loss.values[place(loss, at)] : NaN,
-      }))
-      .sort((a, b) => (Number.isNaN(b.loss) ? 0 : b.loss) - (Number.isNaN(a.loss) ? 0 : a.loss));
-  }, [tensors]);
-  if (!rows.length) return null;
-  return (
-    <section>
-      <h2>The batch, the largest loss first</h2>
-      <div class="scroll" tabIndex={0} role="region" aria-label="The batch">
-        <table>
-          <thead>
-            <tr>
-              <th>Sample</th>
-              <th>y</th>
-              <th>y_pred</th>
-              <th class="right">Loss</th>
-            </tr>
-          </thead>
-          <tbody>
-            {rows.map((row) => (
-              <tr key={row.at}>
-                <td>{row.at}</td>
-                <td>{row.y}</td>
-                <td>{row.predicted}</td>
-                <td class="right">{compact(row.loss)}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
-    </section>
-  );
-}
-
-/** A row in a few words: a number, or the place of the largest of several. */
-function told(tensor: Tensor, row: number): string {
-  if (row < 0) return "–";
-  const size = tensor.shape.slice(1).reduce((a, b) => a * b, 1);
-  const values = tensor.values.subarray(row * size, (row + 1) * size);
-  if (size === 1) return compact(values[0]);
-  if (tensor.shape.length !== 2) return `${tensor.shape.slice(1).join(" × ")} values`;
-  const most = values.indexOf(Math.max(...values));
-  return `largest at ${most}: ${compact(values[most])}`;
 }
 
 function NoValues({ name }: { name: string }) {
@@ -182,6 +186,10 @@ function NoValues({ name }: { name: string }) {
       <p>
         The run “{name}” holds no recorded values: a scope keeps statistics and histograms of the steps it observes, and
         tensors only where it is told to.
+      </p>
+      <p>
+        <code>fs.record("conv*", samples=16, every=100)</code> in a scope keeps what layers put out,{" "}
+        <code>fs.record(fs.BATCH, every=100)</code> the batch, its prediction and the loss of each sample.
       </p>
     </div>
   );

@@ -21,6 +21,7 @@ export interface View {
   last?: number;
   open?: string;
   tensor?: string;
+  axes?: string;
   step?: number;
   sample?: number;
 }

@@ -86,6 +86,7 @@ def test_the_whole_demo(tmp_path, backend):
     run = open_run(path)
     assert [found.site for found in findings(run)] == ["conv_2"]
     assert len(run.sites) == 7
+    assert {"conv_2", "@batch/y_pred", "@batch/loss"} <= set(run.recorded.names)
 
     again = run_demo("demo", "--backend", backend, "--epochs", "1", "--run", str(path))
     assert again.returncode == 1

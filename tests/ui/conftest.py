@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_runs import EVIL, write
+from page_runs import CAUSED, EVIL, write
 from page_server import Server, chromium, start, stop
+from recorded_run import write_recorded
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,11 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sick=None,
         steps=40,
     )
+    write(folder / "gan", sick=None, losses=("d_loss", "g_loss", "accuracy"))
+    caused = write(folder / "caused", sick=None, steps=60, nan_from=12, close=False)
+    caused.add_finding(CAUSED)
+    caused.close()
+    write_recorded(folder / "recorded")
     write(folder / "empty", steps=0)
     write(folder / "killed", steps=60, close=False)
     beat = folder / "killed" / "rank=00000" / "heartbeat.json"

@@ -21,6 +21,18 @@ SPIKE = (1, 117)
 """Site and step of one large value."""
 
 
+CAUSED = {
+    "rule": "learning_rate",
+    "severity": "fault",
+    "site": "optimizer",
+    "first_step": 0,
+    "last_step": 0,
+    "message": "SGD takes steps of 3e4 times the gradient.",
+    "stage": "contract",
+}
+"""A finding before the first step, at no layer, which explains a NaN."""
+
+
 def site(name: str, layer_class: str = "Dense") -> Site:
     return Site.of(SiteName(name), layer_class=layer_class, shape=(32, 16), activation="relu")
 
@@ -51,6 +63,7 @@ def write(
     nan_from: int | None = None,
     close: bool = True,
     graph: bool = True,
+    losses: tuple[str, ...] = ("loss",),
 ) -> RunWriter:
     """A run with a spike, with a layer of dead units, or with NaN from a step on."""
     rng = np.random.default_rng(0)
@@ -83,7 +96,13 @@ def write(
         if nan_from is not None and step >= nan_from:
             loss = float("nan")
         writer.add_history(
-            {"event": "step", "step": step, "epoch": step // 100, "logs": {"loss": loss}}
+            {
+                "event": "step",
+                "step": step,
+                "epoch": step // 100,
+                "place": step % 100,
+                "logs": dict.fromkeys(losses, loss),
+            }
         )
     if close:
         writer.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import go, open_page, wait, wait_drawn
 from page_runs import EVIL, LAYERS, row, site, write
 from page_server import start, stop
 
@@ -19,7 +20,9 @@ VIEWS = {
     "layer": "#/layer?run=sick&site=conv_2",
     "findings": "#/findings?run=nan",
     "model": "#/model?run=sick",
-    "values": "#/values?run=sick",
+    "values": "#/values?run=recorded&tensor=conv",
+    "nothing recorded": "#/values?run=sick",
+    "whole layer": "#/layer?run=recorded&site=dense",
     "runs": "#/runs",
     "compare": "#/strip?run=sick&other=well",
 }
@@ -28,7 +31,9 @@ SEEN = {
     "layer": "Spread of the values",
     "findings": "Not finite",
     "model": "Sequential",
-    "values": "no recorded values",
+    "values": "the largest loss first",
+    "nothing recorded": "no recorded values",
+    "whole layer": "2 of 8 units are off",
     "runs": "interrupted",
     "compare": "well",
 }
@@ -36,60 +41,7 @@ SEEN = {
 
 @pytest.fixture
 def page(browser, server):
-    opened = browser.new_context(viewport={"width": 1280, "height": 860})
-    shown = opened.new_page()
-    shown.faults = []
-    shown.on("pageerror", lambda error: shown.faults.append(str(error)))
-    shown.on(
-        "console", lambda message: message.type == "error" and shown.faults.append(message.text)
-    )
-    shown.goto(server.link)
-    shown.wait_for_selector("nav button")
-    yield shown
-    opened.close()
-    assert shown.faults == []
-
-
-def wait(page, expression, arg=None):
-    """Wait until an expression holds.
-
-    Playwright's own way evaluates it within the page, which the page's policy forbids.
-    """
-    for _ in range(200):
-        if page.evaluate(expression, arg):
-            return
-        page.wait_for_timeout(75)
-    raise AssertionError(f"{expression} with {arg!r} is not so: {page.inner_text('body')}")
-
-
-def go(page, address):
-    page.evaluate("hash => { location.hash = hash }", address)
-
-
-def drawn(page, selector=".strip canvas"):
-    """How many colours a canvas shows."""
-    page.wait_for_selector(selector)
-    return page.evaluate(
-        """selector => {
-            const canvas = document.querySelector(selector);
-            const pen = canvas.getContext("2d");
-            const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
-            const colours = new Set();
-            for (let i = 0; i < data.length; i += 4) {
-                colours.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
-            }
-            return colours.size;
-        }""",
-        selector,
-    )
-
-
-def wait_drawn(page, selector=".strip canvas"):
-    for _ in range(100):
-        if drawn(page, selector) > 20:
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("nothing was drawn")
+    yield from open_page(browser, server)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -127,6 +79,28 @@ def test_nan_is_told_with_its_first_step(page):
     assert "since step 150" in page.inner_text(".verdict")
     page.wait_for_selector(".loss .why")
     assert "from step 150 on" in page.inner_text(".loss .why")
+
+
+def test_a_cause_outside_the_layers_says_which_layer_it_made_unwell(page):
+    go(page, "#/strip?run=caused")
+    page.wait_for_selector(".verdict.fault")
+    words = page.inner_text(".verdict")
+    assert "optimizer before the first step" in words
+    assert "digit since step 12" in words
+    links = page.eval_on_selector_all(".verdict button", "all => all.map(b => b.innerText)")
+    assert links == ["digit"]  # there is no site "optimizer" to go to
+    assert page.input_value(".controls select") == "nonfinite_fraction"
+    page.click(".verdict button")
+    wait(page, "text => document.body.innerText.includes(text)", "held 512 NaN")
+
+
+def test_a_run_without_a_layer_offers_nothing_to_choose(page):
+    go(page, "#/strip?run=empty")
+    wait(
+        page, "text => document.body.innerText.includes(text)", "No layer of this run was observed"
+    )
+    assert page.locator(".controls").count() == 0
+    assert page.locator(".verdict").count() == 0
 
 
 @pytest.mark.parametrize(
@@ -204,6 +178,42 @@ def test_the_wheel_zooms_where_the_pointer_is(page):
     query = dict(p.split("=") for p in page.evaluate("location.hash").split("?")[1].split("&"))
     assert int(query["first"]) > 60
     assert int(query["last"]) > 200
+
+
+SLOW_PICTURES = """() => {
+    const real = window.fetch;
+    window.now = window.most = window.asked = 0;
+    window.fetch = async (...given) => {
+        if (!String(given[0]).startsWith("/api/strip")) return real(...given);
+        window.asked++;
+        window.most = Math.max(window.most, ++window.now);
+        await new Promise((done) => setTimeout(done, 120));
+        try { return await real(...given); } finally { window.now--; }
+    };
+}"""
+
+
+def test_a_turning_wheel_asks_for_one_picture_at_a_time(page):
+    go(page, "#/strip?run=sick")
+    wait_drawn(page)
+    page.evaluate(SLOW_PICTURES)
+    box = page.locator(".strip canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20)
+    for _ in range(10):
+        page.mouse.wheel(0, -60)
+        page.wait_for_timeout(20)
+    # The picture of the last turn is the one that stands in the end.
+    wait(
+        page,
+        """() => {
+            const [, query] = location.hash.split("?");
+            const asked = new URLSearchParams(query);
+            const drawn = document.querySelector(".strip canvas").dataset.drawn;
+            return asked.has("first") && drawn === `${asked.get("first")}-${asked.get("last")}`;
+        }""",
+    )
+    assert page.evaluate("window.most") == 1
+    assert 1 <= page.evaluate("window.asked") < 10
 
 
 def test_a_link_leads_back_to_the_same_state(page, browser, server):
@@ -312,6 +322,21 @@ def test_a_running_training_is_followed(browser, tmp_path):
         wait(shown, "document.querySelector('.strip canvas').ariaLabel.includes('0 to 89')")
         writer.close()
         wait(shown, "document.querySelector('.status').innerText.includes('finished')")
+    finally:
+        context.close()
+        stop(started)
+
+
+def test_an_empty_folder_says_so_and_shows_the_first_run_that_begins(browser, tmp_path):
+    started = start(tmp_path)
+    context = browser.new_context()
+    shown = context.new_page()
+    try:
+        shown.goto(started.link)
+        wait(shown, "document.body.innerText.includes('There is no run here yet')")
+        write(tmp_path / "first", steps=60)
+        wait(shown, "document.body.innerText.includes('step 59, 60 observed')")
+        shown.wait_for_selector(".verdict.warning")
     finally:
         context.close()
         stop(started)

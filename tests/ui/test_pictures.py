@@ -16,11 +16,15 @@ from fitscope.ui.columns import STANDS_OUT, held, outside, shown, to_columns
 from fitscope.ui.source import Source
 
 
-def picture(server, query):
-    body = server.get(f"/api/strip?{query}").body
+def binary(body):
+    """A header and its float32 numbers, as the page reads them."""
     (length,) = struct.unpack("<I", body[:4])
-    header = json.loads(body[4 : 4 + length])
-    return header, np.frombuffer(body[4 + length :], "<f4").reshape(header["rows"], -1)
+    return json.loads(body[4 : 4 + length]), np.frombuffer(body[4 + length :], "<f4")
+
+
+def picture(server, query):
+    header, cells = binary(server.get(f"/api/strip?{query}").body)
+    return header, cells.reshape(header["rows"], -1)
 
 
 def series(run, statistic):
@@ -172,3 +176,8 @@ def test_a_cache_holds_no_more_than_its_bytes():
     assert cache.held <= 10_000
     assert cache.peek(49) is not None
     assert cache.peek(0) is None
+
+
+def test_the_findings_say_whether_they_are_fresh(server):
+    # Otherwise the page asks for them again and again.
+    assert server.json("/api/findings?run=sick")["fresh"] is True

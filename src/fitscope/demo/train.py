@@ -10,9 +10,12 @@ from fitscope.demo.digits import load
 from fitscope.demo.ending import ending_text, opening_text
 from fitscope.demo.live_callback import LiveCallback
 from fitscope.demo.network import build
+from fitscope.scope.instructions import watch
 from fitscope.scope.scope import Scope
 from fitscope.terminal.console import make_console
 from fitscope.terminal.live import LiveTable
+from fitscope.values.batch import BATCH as WHOLE_BATCH
+from fitscope.values.record import record
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,6 +24,9 @@ BATCH = 32
 # Not the default budget, which chooses steps by their measured time: the demo is to find the same
 # at every run, and its table is to move.
 EVERY = 5
+# Feature maps and predictions to look at in the page, and which units are off: a few MB.
+RECORD_EVERY, RECORDED_SAMPLES = 90, 16
+RECORDED = ("conv_1", "conv_2", "dense", "digit")
 
 
 def train(
@@ -56,7 +62,8 @@ def train(
 
     put(opening_text(backend, epochs, len(digits.x), flawed=flawed))
     model = build(flawed=flawed)
-    scope = Scope(run=path, every=EVERY, ui=ui)
+    kept = record([*RECORDED, WHOLE_BATCH], samples=RECORDED_SAMPLES, every=RECORD_EVERY)
+    scope = Scope(watch("**"), kept, run=path, every=EVERY, ui=ui)
     live = LiveCallback(scope, LiveTable(console))
     try:
         history = model.fit(

@@ -32,7 +32,7 @@ from fitscope.statistics.moments import COLUMNS
 
 SEGMENT_ROWS = 262_144  # a smaller segment is merged with the one after it, up to this size
 GROUP_ROWS = 32_768
-SECOND_LEVEL_RECORDS = 65_536  # records worth a file of the coarser rollup
+SECOND_LEVEL_RECORDS = 16_384  # records worth a file of the coarser rollup: four rows of a site
 
 _DICTIONARIES = ("phase", "name", "statistic", "bins.list.element", "counts.list.element")
 

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from fitscope.ui.blocks import Blocks
 from fitscope.ui.dense import Dense
 
-Grid = NDArray[np.float64]
-
-_TINY = 1e-300
+Grid = NDArray[np.floating]
 
 STANDS_OUT = 3.0
 """An extreme is shown in place of the mean when it is further from the site's median than this
@@ -34,6 +32,12 @@ class Columns:
     mean: Grid
     high: Grid
     rows: NDArray[np.int64]
+
+    def narrow(self) -> Columns:
+        """The same in float32, in which a picture is sent; what follows is twice as fast."""
+        with np.errstate(over="ignore"):
+            low, mean, high = (grid.astype(np.float32) for grid in (self.low, self.mean, self.high))
+        return Columns(low, mean, high, self.rows)
 
 
 def to_columns(
@@ -262,7 +266,8 @@ def shown(columns: Columns, mode: str, *, by_ratio: bool) -> Grid:
         # Of one or two columns none tells what is usual in the others.
         few = mean.shape[1] <= 2
         if by_ratio:
-            low, mean, high = (np.maximum(np.abs(x), _TINY) for x in (low, mean, high))
+            tiny = np.finfo(mean.dtype).tiny
+            low, mean, high = (np.maximum(np.abs(x), tiny) for x in (low, mean, high))
             middle = _median(mean)[:, None]
             limit = 1.0 if few else _median(high / low)[:, None] ** STANDS_OUT
             above, below = high / middle, middle / low
@@ -277,7 +282,7 @@ def shown(columns: Columns, mode: str, *, by_ratio: bool) -> Grid:
     return result
 
 
-def _median(values: Grid) -> NDArray[np.float64]:
+def _median(values: Grid) -> Grid:
     """The median of each row's known values."""
     if not values.shape[1]:
         return np.full(len(values), np.nan)
@@ -287,4 +292,4 @@ def _median(values: Grid) -> NDArray[np.float64]:
         return np.partition(values, width // 2, axis=1)[:, width // 2]
     ordered = np.sort(values, axis=1)  # NaN last
     middle = ordered[np.arange(len(values)), np.minimum(known // 2, width - 1)]
-    return np.where(known > 0, middle, np.nan)
+    return np.where(known > 0, middle, values.dtype.type(np.nan))

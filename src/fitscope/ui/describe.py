@@ -11,7 +11,6 @@ import numpy as np
 from fitscope.errors import FitscopeError
 from fitscope.run.layout import HEARTBEAT_FILE, rank_name, read_json
 from fitscope.run.liveness import status_of
-from fitscope.run.record import PHASES
 from fitscope.run.store import read_manifest
 from fitscope.statistics.descriptions import (
     COLUMN_DESCRIPTIONS,
@@ -116,10 +115,7 @@ def detail(source: Source, run: Found) -> dict[str, Any]:
 def extents(source: Source) -> dict[str, dict[str, int]]:
     """First and last observed step of each phase, and observations of the site that has most."""
     found: dict[str, dict[str, int]] = {}
-    for phase in PHASES:
-        blocks = source.quick("rms", phase)
-        if not len(blocks):
-            continue
+    for phase, blocks in source.phases("rms").items():
         total = int(blocks.rows.sum())
         if isinstance(blocks, Dense):
             observed, total = total, total * len(blocks.sites)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fitscope.run.parts import Part, Rows, SegmentPart
+from fitscope.run.parts import Rows
 from fitscope.run.record import PHASES
 from fitscope.statistics.bins import BINS, IN_ORDER, ZERO_BINS
 from fitscope.statistics.histogram import quantile
-from fitscope.ui.source import Source, steps_of
+from fitscope.ui.source import Source
 
 QUANTILES: tuple[float, ...] = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 PARTS = 32
@@ -52,7 +52,7 @@ def fan(source: Source, site: int, phase: str, steps: tuple[int, int], columns: 
         steps: First and last step.
         columns: Into how many columns the steps are merged at most.
     """
-    parts = [part for part in source.store.parts("hist") if _touches(part, steps)]
+    parts = source.touching(source.store.parts("hist"), steps)
     stride = -(-len(parts) // PARTS) if parts else 1
     chosen = parts[::stride] if stride == 1 else [*parts[:-1:stride], parts[-1]]
     rows = Rows(sites=np.array([site]), phase=PHASES.index(phase))
@@ -107,10 +107,3 @@ def _flat(table: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.
         np.concatenate(none + bins),
         np.concatenate(none + counts),
     )
-
-
-def _touches(part: Part, steps: tuple[int, int]) -> bool:
-    if not isinstance(part, SegmentPart):
-        return True
-    held = steps_of(part)
-    return held is None or (held[1] >= steps[0] and held[0] <= steps[1])

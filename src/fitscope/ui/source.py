@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +17,7 @@ from fitscope.run.layout import ROLLUP, RUN_FILE, Span, list_rollups, rollup_nam
 from fitscope.run.parts import BatchesPart, Part, Rows, SegmentPart
 from fitscope.run.reader import Run
 from fitscope.run.record import PHASES
+from fitscope.run.recorded import Piece
 from fitscope.run.statistic_names import COLUMN_STATISTICS
 from fitscope.run.store import DiskStore
 from fitscope.statistics.descriptions import ALL, HISTOGRAM_DESCRIPTIONS
@@ -24,6 +25,7 @@ from fitscope.ui.blocks import COARSE, Blocks, read_exact, read_fine, read_rollu
 from fitscope.ui.cache import ByteCache
 from fitscope.ui.dense import Dense, densified, together
 from fitscope.ui.sealed import Pieces, Sealed, steps_covered
+from fitscope.ui.site_series import Lines, SiteLines, blocks_of, exact, nothing
 
 EXACT_ROWS = 400_000
 """Observations up to which a picture is made of single ones and not of rollups."""
@@ -33,6 +35,7 @@ OTHER_ROWS = 3_000_000
 """Observations up to which a statistic that is in no rollup is drawn."""
 
 _ATTEMPTS = 20
+_T = TypeVar("_T")
 
 
 class TooLargeError(FitscopeError):
@@ -55,6 +58,7 @@ class Source:
         self.run = Run(self.store)
         self.lock = threading.RLock()
         self._cache = cache
+        self._steps: dict[Path, tuple[int, int] | None] = {}
         # A run that was deleted and made again has the same names and other data.
         self.identity = identity(path)
 
@@ -82,18 +86,94 @@ class Source:
             return self._again(lambda: self._others(statistic, code, steps))
         return self._again(lambda: self._blocks(statistic, code, steps, sites))
 
-    def overview(self, statistic: str, phase: str) -> Dense | Blocks:
-        """The whole run in its rollups and its hot end."""
+    def of_site(
+        self, site: int, statistics: Sequence[str], phase: str, steps: tuple[int, int]
+    ) -> dict[str, Blocks]:
+        """Blocks of one site: single observations where these are few, else rollups.
+
+        Args:
+            site: Its index.
+            statistics: Their names; several cost little more than one.
+            phase: The phase.
+            steps: First and last step.
+
+        Raises:
+            StatisticError: There is no such statistic.
+            TooLargeError: A statistic is in no rollup, and the steps are too many.
+        """
         code = PHASES.index(phase)
-        return self._again(lambda: self._overview(statistic, code, self.store.parts("stats"))[0])
+        stored = tuple(name for name in statistics if name in COLUMN_STATISTICS)
+        found: dict[str, Blocks] = {}
+        if stored:
+            lines = self._again(lambda: self._lines(site, stored, code, steps))
+            found = {name: blocks_of(lines, i, site) for i, name in enumerate(stored)}
+        for name in statistics:
+            if name not in found:
+                found[name] = self.blocks(name, phase, steps, np.array([site])).of_site(site)
+        return found
+
+    def _lines(
+        self, site: int, statistics: tuple[str, ...], phase: int, steps: tuple[int, int]
+    ) -> Lines:
+        parts = self.store.parts("stats")
+        sealed = [part for part in parts if isinstance(part, SegmentPart)]
+        key = (self.identity, str(self.path), "site", site, statistics)
+        known: SiteLines = self._cache.peek(key) or SiteLines(statistics)
+        known.read(sealed, site)
+        self._cache.put(key, known)
+        inside = {part.span: _within(known.of(part, phase), steps) for part in sealed}
+        rows = sum(int(lines[:, 2].sum()) for lines in inside.values())
+        few = sum(len(lines) > 0 for lines in inside.values()) <= EXACT_PARTS
+        pieces: list[Lines] = []
+        for part in parts:
+            if not isinstance(part, SegmentPart):
+                pieces.append(exact(part, statistics, phase, site))
+            elif not few or rows > EXACT_ROWS:
+                pieces.append(known.of(part, phase))
+            elif len(inside[part.span]):
+                pieces.append(self._exact_lines(part, statistics, phase, site))
+        return np.concatenate([nothing(statistics), *pieces])
+
+    def _exact_lines(
+        self, part: SegmentPart, statistics: tuple[str, ...], phase: int, site: int
+    ) -> Lines:
+        key = (self.identity, str(part.path), "lines", statistics, phase, site)
+        return self._cache.get(key, lambda: exact(part, statistics, phase, site))
 
     def quick(self, statistic: str, phase: str) -> Dense | Blocks:
         """The whole run in its coarsest rollups: every extreme is in it, and few files are read."""
         code = PHASES.index(phase)
-        return self._again(lambda: self._quick(statistic, code))
+        return self._again(lambda: self._quick(statistic, code, self.store.parts("stats")))
 
-    def _quick(self, statistic: str, phase: int) -> Dense | Blocks:
-        parts = self.store.parts("stats")
+    def phases(self, statistic: str) -> dict[str, Dense | Blocks]:
+        """`quick` of each phase that holds something; the directory is looked into once."""
+
+        def read() -> dict[str, Dense | Blocks]:
+            parts = self.store.parts("stats")
+            found = {name: self._quick(statistic, i, parts) for i, name in enumerate(PHASES)}
+            return {name: blocks for name, blocks in found.items() if len(blocks)}
+
+        return self._again(read)
+
+    def touching(self, parts: Sequence[Part], steps: tuple[int, int]) -> list[Part]:
+        """The parts that may hold some steps."""
+        return [part for part in parts if self._touches(part, steps)]
+
+    def _touches(self, part: Part, steps: tuple[int, int]) -> bool:
+        if not isinstance(part, SegmentPart):
+            return True
+        # Of hundreds of segments, finding out takes longer than the picture.
+        if part.path not in self._steps:
+            self._steps[part.path] = _steps_of(part)
+        held = self._steps[part.path]
+        return held is None or (held[1] >= steps[0] and held[0] <= steps[1])
+
+    def of_piece(self, name: str, piece: Piece, make: Callable[[], Any]) -> Any:
+        """What `make` makes of a recorded tensor, kept: what was recorded does not change."""
+        key = (self.identity, str(self.path), "units", name, piece.seq)
+        return self._cache.get(key, make)
+
+    def _quick(self, statistic: str, phase: int, parts: list[Part]) -> Dense | Blocks:
         sealed = [part for part in parts if isinstance(part, SegmentPart)]
         coarse = list_rollups(self.store.folder / ROLLUP, COARSE)
         known = self._cache.peek((self.identity, str(self.path), "sealed", statistic))
@@ -123,7 +203,7 @@ class Source:
         return self._cache.get(key, lambda: _fine(part, statistic))
 
     @staticmethod
-    def _again(read: Callable[[], Dense | Blocks]) -> Dense | Blocks:
+    def _again(read: Callable[[], _T]) -> _T:
         for _ in range(_ATTEMPTS - 1):
             try:
                 return read()
@@ -192,7 +272,7 @@ class Source:
         kind = "hist" if from_histogram else "extra"
         parts = self.store.parts(kind)
         if steps is not None:
-            parts = [part for part in parts if _touches(part, steps)]
+            parts = self.touching(parts, steps)
         rows = sum(_rows(part) for part in parts)
         if rows > OTHER_ROWS:
             raise TooLargeError(
@@ -230,6 +310,10 @@ def _fine(part: SegmentPart, statistic: str) -> Pieces:
     return {code: densified(blocks) for code, blocks in found.items() if len(blocks)}
 
 
+def _within(lines: Lines, steps: tuple[int, int]) -> Lines:
+    return lines[(lines[:, 1] >= steps[0]) & (lines[:, 0] <= steps[1])]
+
+
 def _rows_within(blocks: Dense | Blocks, steps: tuple[int, int] | None, sites: Any) -> int:
     """Observations within some steps."""
     inside = np.ones(len(blocks.first), bool)
@@ -243,15 +327,8 @@ def _rows_within(blocks: Dense | Blocks, steps: tuple[int, int] | None, sites: A
     return int(blocks.rows[inside].sum())
 
 
-def _touches(part: Part, steps: tuple[int, int]) -> bool:
-    held = steps_of(part)
-    return held is None or (held[1] >= steps[0] and held[0] <= steps[1])
-
-
-def steps_of(part: Part) -> tuple[int, int] | None:
+def _steps_of(part: SegmentPart) -> tuple[int, int] | None:
     """The first and the last step of a sealed segment, as its writer noted them."""
-    if not isinstance(part, SegmentPart):
-        return None
     noted = pq.read_metadata(part.path).metadata or {}
     first, dash, last = noted.get(b"fitscope.steps", b"").decode().partition("-")
     return (int(first), int(last)) if dash and first.isdigit() and last.isdigit() else None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fitscope.errors import RunError
 
-MOST_ROWS = 64
+MOST_ROWS = 256
 MOST_ELEMENTS = 2_000_000
 MOST_STEPS = 5000
 

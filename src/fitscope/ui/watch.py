@@ -14,9 +14,12 @@ from fitscope.ui.source import Source
 RULE_ROWS = 2_000_000
 """Statistics up to which the rules are run here; beyond it only what the run holds is shown."""
 
-PAUSE = 50.0
+PAUSE = 200.0
 """Times the last computation took that pass before the next one: the page may run on the machine
 that trains."""
+
+EAGER, EAGER_PAUSE = 5, 25.0
+"""The first few follow sooner: who has just opened the page waits for them."""
 
 _LEAST_PAUSE = 2.0
 
@@ -30,12 +33,14 @@ class Findings:
         complete: Whether the rules were run over the run as it is in the page.
         note: What is left to say.
         fresh: Whether they are of the run as it is now, and not of a moment ago.
+        wait: Seconds until it is worth asking again.
     """
 
     found: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = True
     note: str = ""
     fresh: bool = True
+    wait: float = 0.0
 
 
 class FindingsWatch:
@@ -51,23 +56,28 @@ class FindingsWatch:
         self._latest = Findings()
         self._version: object = None
         self._next = 0.0
+        self._count = 0
 
-    def latest(self, version: object, rows: int) -> Findings:
+    def latest(self, version: object, rows: int, *, running: bool = True) -> Findings:
         """The findings; those of a moment ago when a new computation would come too soon.
 
         Args:
             version: Changes when the run has changed.
             rows: How many statistics the run holds.
+            running: Whether a training goes on; where none does, nothing is taken from it.
         """
         with self._lock:
             if version == self._version:
                 return self._latest
-            if time.monotonic() < self._next:
-                return replace(self._latest, fresh=False)
+            wait = self._next - time.monotonic() if running else 0.0
+            if wait > 0:
+                return replace(self._latest, fresh=False, wait=wait)
             began = time.monotonic()
             self._latest = self._compute(rows)
             took = time.monotonic() - began
-            self._version, self._next = version, began + max(_LEAST_PAUSE, PAUSE * took)
+            self._count += 1
+            pause = took * (EAGER_PAUSE if self._count <= EAGER else PAUSE)
+            self._version, self._next = version, began + max(_LEAST_PAUSE, pause)
             return self._latest
 
     def _compute(self, rows: int) -> Findings:
@@ -79,7 +89,7 @@ class FindingsWatch:
                 complete=False,
                 note=(
                     f"This run holds {rows:,} statistics; the page shows what was found at the end "
-                    "of each fit and does not run the rules again. `fitscope show` does."
+                    "of each fit and does not run the rules again; fitscope show RUN does."
                 ),
             )
         try:
