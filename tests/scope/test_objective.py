@@ -246,7 +246,9 @@ def test_a_step_without_compute_loss_is_told():
     ("sites", "function", "error", "says"),
     [
         ("secnd", size, fs.SelectionError, "second"),
-        ("second", lambda x: x, fs.EditError, r"shape \(8, 6\); expected a scalar"),
+        ("second", lambda x: x, fs.EditError, r"shape \(\?, 6\); expected a scalar"),
+        ("second", lambda x: ops.mean(x @ x), fs.EditError, r"computed of .* shape \(\?, 6\): "),
+        ("second", lambda x, y: ops.mean(x), fs.EditError, r"computed of .* shape \(\?, 6\): "),
         ("second", lambda x: 0.5, fs.EditError, "gave a float"),
     ],
 )

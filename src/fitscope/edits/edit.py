@@ -197,8 +197,8 @@ def checked(changed: Any, x: Any, at: At, edit: str) -> Any:
         )
     if not _same_shape(changed.shape, x.shape):
         raise EditError(
-            f"The edit {edit} of {name} gave a tensor of shape {_shape(changed)}; expected "
-            f"{_shape(x)}, the shape it was given."
+            f"The edit {edit} of {name} gave a tensor of shape {shape_text(changed)}; expected "
+            f"{shape_text(x)}, the shape it was given."
         )
     before = keras.backend.standardize_dtype(x.dtype)
     after = keras.backend.standardize_dtype(changed.dtype)
@@ -256,7 +256,7 @@ def fitting(values: np.ndarray[Any, Any], x: Any, at: At, edit: str) -> Any:
     if not fits or not (any_batch or padded[0] in (1, shape[0])):
         raise EditError(
             f"The edit {edit} of {at.site.name or at.site.path} has an array of shape "
-            f"{values.shape}; expected one that can be spread over {_shape(x)}."
+            f"{values.shape}; expected one that can be spread over {shape_text(x)}."
         )
     if at.tries_shapes and shape and values.ndim == len(shape):
         values = values[:1]
@@ -275,9 +275,17 @@ def _same_shape(one: Any, other: Any) -> bool:
     )
 
 
-def _shape(tensor: Any) -> str:
-    inner = ", ".join("?" if n is None else str(n) for n in tensor.shape)
-    return f"({inner})"
+def shape_text(tensor: Any, *, any_batch: bool = False) -> str:
+    """A tensor's shape, for messages.
+
+    Args:
+        tensor: the tensor.
+        any_batch: whether its first axis has another length in the training.
+    """
+    shape = [*tensor.shape]
+    if any_batch and shape:
+        shape[0] = None
+    return "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
 
 
 def _short(value: Any) -> str:

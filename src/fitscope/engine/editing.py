@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
-from fitscope.edits.edit import At, Edit, checked
+from fitscope.edits.edit import At, Edit, checked, shape_text
 from fitscope.engine import keras_internals
 from fitscope.engine.plan import Want
 from fitscope.engine.points import objective_point
@@ -152,6 +152,9 @@ class OnShapes:
     words = (0, 0)
     loss_scale = None
 
+    def __init__(self, plan: EditPlan) -> None:
+        self._teachers = {o.index: o.teacher_state for o in plan.objectives}
+
     def active(self, index: int) -> bool:
         del index
         return True
@@ -161,7 +164,8 @@ class OnShapes:
         return ops.ones((), "float32")
 
     def teacher_state(self, index: int) -> Any:
-        del index
+        state = self._teachers[index]
+        return None if state is None else state()
 
     def recall(self, key: str, length: int) -> Any:
         del key
@@ -352,40 +356,61 @@ class EditPass:
 
         return compute_loss
 
-    def _values(self, x: Any) -> Iterator[tuple[ObjectiveWant, Any]]:
-        """The objectives that can be computed of what was met, each with its value."""
+    def _met_by(self) -> Iterator[tuple[ObjectiveWant, list[Any]]]:
+        """The objectives that can be computed of what was met, each with its tensors."""
         for want in self.plan.objectives:
             groups = [
                 [tensor for site, tensor in self._met if matches(site)] for matches in want.matches
             ]
-            if not all(groups):
-                continue
+            if all(groups):
+                yield want, [tensor for group in groups for tensor in group]
+
+    def _values(self, x: Any) -> Iterator[tuple[ObjectiveWant, Any]]:
+        """The objectives that can be computed, each with its value."""
+        for want, tensors in self._met_by():
             self._fired.add(want.index)
-            tensors = [tensor for group in groups for tensor in group]
+
+            def compute(_: Any, want: ObjectiveWant = want, tensors: Any = tensors) -> Any:
+                return _value(want, [*tensors, *self._taught(want, x)])
+
             try:
-                yield want, self._value(want, tensors, x)
+                value = self._gated(want.index, compute, ops.zeros((), "float32"))
             except EditError as error:
                 self._error = error
                 raise
+            yield want, value
 
-    def _value(self, want: ObjectiveWant, tensors: list[Any], x: Any) -> Any:
-        def compute(_: Any = None) -> Any:
-            given = [_at_least_float32(tensor) for tensor in [*tensors, *self._taught(want, x)]]
-            found = want.function(*given)
-            if not ops.is_tensor(found):
-                raise EditError(
-                    f"The objective {want.name!r} gave a {type(found).__name__}: expected a "
-                    "scalar tensor, computed with keras.ops of the tensors it was given."
-                )
-            if len(found.shape):
-                shape = tuple(found.shape)
-                raise EditError(
-                    f"The objective {want.name!r} gave a tensor of shape {shape}; expected a "
-                    "scalar, for example keras.ops.mean(...) of it."
-                )
-            return ops.cast(found, "float32")
+    def forget(self) -> None:
+        """Begin again: a pass on shapes may be run more than once."""
+        self._met.clear()
 
-        return self._gated(want.index, compute, ops.zeros((), "float32"))
+    def try_objectives(self, x: Any) -> None:
+        """Compute, in a pass on shapes, the objectives of what was met.
+
+        Args:
+            x: what the model was given.
+
+        Raises:
+            EditError: one cannot be computed, or is no scalar.
+        """
+        for want, tensors in self._met_by():
+            try:
+                taught = self._taught(want, x)
+            except Exception:  # noqa: S112 - a teacher of other inputs: the step tells
+                continue
+            given = [*tensors, *taught]
+            try:
+                _value(want, given, any_batch=True)
+            except EditError:
+                raise
+            except Exception as error:
+                if "meta" in str(error):  # torch: it looks at values, which there are none of
+                    continue
+                shapes = ", ".join(shape_text(tensor, any_batch=True) for tensor in given)
+                raise EditError(
+                    f"The objective {want.name!r} cannot be computed of tensors of shape "
+                    f"{shapes}: {type(error).__name__}: {error}"
+                ) from error
 
     def _taught(self, want: ObjectiveWant, x: Any) -> Sequence[Any]:
         if want.teacher is None:
@@ -406,6 +431,27 @@ def _at_least_float32(tensor: Any) -> Any:
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     is_half = dtype == "float16" or dtype.startswith(("bfloat", "float8"))
     return ops.cast(tensor, "float32") if is_half else tensor
+
+
+def _value(want: ObjectiveWant, tensors: Sequence[Any], *, any_batch: bool = False) -> Any:
+    """What an objective's function gives of its tensors.
+
+    Raises:
+        EditError: it is no scalar.
+    """
+    found = want.function(*(_at_least_float32(tensor) for tensor in tensors))
+    if not ops.is_tensor(found):
+        raise EditError(
+            f"The objective {want.name!r} gave a {type(found).__name__}: expected a "
+            "scalar tensor, computed with keras.ops of the tensors it was given."
+        )
+    if len(found.shape):
+        shape = shape_text(found, any_batch=any_batch)
+        raise EditError(
+            f"The objective {want.name!r} gave a tensor of shape {shape}; expected a "
+            "scalar, for example keras.ops.mean(...) of it."
+        )
+    return ops.cast(found, "float32")
 
 
 def _never(what: str, select: str, phase: str) -> str:

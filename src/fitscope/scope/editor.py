@@ -333,12 +333,15 @@ def try_on_shapes(model: Any, changes: Sequence[Change]) -> list[tuple[Change, l
     spec = keras_internals.model_input_spec(model, _BATCH_SIZE)
     seen: list[Site] = []
     if spec is not None:
-        edits = EditPass(plan, OnShapes(), adds_to_loss=False)
+        edits = EditPass(plan, OnShapes(plan), adds_to_loss=False)
         edits.on_site = seen.append
         trace = Trace(wrapped, Shapes(), symbolic=True, edits=edits)
 
         def call(inputs: Any) -> Any:
-            return model(inputs)
+            edits.forget()
+            outputs = model(inputs)
+            edits.try_objectives(inputs)
+            return outputs
 
         try:
             with trace.installed():
