@@ -18,7 +18,7 @@ from fitscope.values.record import Record
 from fitscope.values.stream import Stream
 
 Instruction = Union["Watch", Record, StopOn, Stream]
-"""What a scope accepts."""
+"""What a scope observes; what it changes is in `editing`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Scope(keras.callbacks.Callback):
 
     def __init__(
         self,
-        *instructions: Instruction,
+        *instructions: Instruction | Change,
         run: str | os.PathLike[str] | None = None,
         budget: float = 0.02,
         every: int | None = None,
