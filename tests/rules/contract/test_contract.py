@@ -314,3 +314,13 @@ def test_one_wrong_activation_is_told_once_with_the_remedy_for_its_targets():
     assert "targets_in_range" in [f.rule for f in quantities[0].consequences]
     assert "linear" in quantities[0].remedy
     assert "sigmoid" in classes[0].remedy
+
+
+def test_of_several_causes_the_likelier_one_is_told():
+    small = Finding("initial_weights", "note", "a", 0, 0, "small.", stage="contract")
+    large = Finding("inputs_scaled", "warning", "x", 0, 0, "large.", stage="contract")
+    useless = Finding("no_better_than_constant", "fault", "fit", 5, 90, "no better.")
+    told = told_once([small, large, useless], RULES)
+    assert [(f.rule, f.severity) for f in told] == [
+        ("inputs_scaled", "fault"), ("initial_weights", "note"),
+    ]  # fmt: skip
