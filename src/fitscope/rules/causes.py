@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fitscope.rules.finding import Finding, Findings, by_severity
+from fitscope.rules.finding import Finding, Findings, by_severity, weight
 from fitscope.rules.rule import Rule
 
 
@@ -23,20 +23,22 @@ def told_once(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> Finding
     ordered = sorted(by_severity(findings), key=lambda f: ranks.get(f.rule, 0))
     told: list[Finding] = []
     for finding in ordered:
-        for place, cause in enumerate(told):
-            known = rules.get(cause.rule)
-            if known is None:
-                continue
-            explained = known.explains if cause.explains is None else cause.explains
-            if finding.rule not in explained:
-                continue
-            if cause.stage == "training" and finding.stage == "contract":
-                continue
-            told[place] = cause.explaining([finding])
-            break
+        causes = [place for place, cause in enumerate(told) if _explains(cause, finding, rules)]
+        if causes:
+            # Of several, the likeliest: a note must not take what a warning explains as well.
+            place = min(causes, key=lambda i: weight(told[i]))
+            told[place] = told[place].explaining([finding])
         else:
             told.append(finding)
     return Findings(by_severity(told))
+
+
+def _explains(cause: Finding, finding: Finding, rules: Mapping[str, Rule]) -> bool:
+    known = rules.get(cause.rule)
+    if known is None or (cause.stage == "training" and finding.stage == "contract"):
+        return False
+    explained = known.explains if cause.explains is None else cause.explains
+    return finding.rule in explained
 
 
 def _ranks(rules: Mapping[str, Rule]) -> dict[str, int]:

@@ -161,12 +161,14 @@ def by_severity(findings: Iterable[Finding]) -> list[Finding]:
 
     Among equals those that explain most, then the contract, then the surer one.
     """
-    return sorted(
-        findings,
-        key=lambda f: (
-            SEVERITIES.index(f.severity),
-            -len(f.consequences),
-            f.stage != "contract",
-            -f.confidence,
-        ),
-    )
+    return sorted(findings, key=lambda f: (weight(f)[0], -len(f.consequences), *weight(f)[1:]))
+
+
+def weight(finding: Finding) -> tuple[int, bool, float]:
+    """What comes first: the graver, then what the contract found, then the surer.
+
+    Args:
+        finding: The finding.
+    """
+    is_later = finding.stage != "contract"
+    return SEVERITIES.index(finding.severity), is_later, -finding.confidence

@@ -354,7 +354,8 @@ def test_one_wrong_activation_is_told_once_with_the_remedy_for_its_targets():
     classes = contract(fit_of(units=1, y=BINARY, loss="binary_crossentropy"))
     quantities = contract(fit_of(units=1, y=QUANTITY, loss="mean_squared_error", metrics=()))
     assert [f.rule for f in quantities.faults] == ["one_unit_softmax"]
-    assert "targets_in_range" in [f.rule for f in quantities[0].consequences]
+    outside = contract(fit_of(units=1, y=2 * BINARY - 1, loss="binary_crossentropy"))
+    assert {f.rule for f in outside.faults} == {"one_unit_softmax", "targets_in_range"}
     assert "linear" in quantities[0].remedy
     assert "sigmoid" in classes[0].remedy
 
@@ -375,3 +376,20 @@ def test_how_far_clipped_steps_can_go():
     norms = [np.sqrt(np.prod(la.kernel.shape)) * la.kernel.rms for la in fit.layers]
     expected = 0.01 / (1 - 0.9) * 1e-6 * fit.total_steps / min(norms)
     assert found.evidence["relative_change"] == pytest.approx(expected)
+
+
+def test_of_several_causes_the_likelier_one_is_told():
+    small = Finding("initial_weights", "note", "a", 0, 0, "small.", stage="contract")
+    large = Finding("inputs_scaled", "warning", "x", 0, 0, "large.", stage="contract")
+    useless = Finding("no_better_than_constant", "fault", "fit", 5, 90, "no better.")
+    told = told_once([small, large, useless], RULES)
+    assert [(f.rule, f.severity) for f in told] == [
+        ("inputs_scaled", "fault"), ("initial_weights", "note"),
+    ]  # fmt: skip
+
+
+def test_several_dropouts_are_told_as_one():
+    drops = [other("Dropout", f"drop{i}", options={"rate": 0.85 + i / 100}) for i in range(3)]
+    (found,) = RULES["dropout_rate"](fit_of(layers=tuple(drops)))
+    assert found.site == "drop2"
+    assert "2 more" in found.message

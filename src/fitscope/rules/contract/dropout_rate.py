@@ -27,14 +27,22 @@ from fitscope.terminal.numbers import compact
 )  # fmt: skip
 def dropout_rate(fit: Fit, *, rate: float = 0.8) -> Iterator[Sign]:
     """Find rates that were meant as the share to keep."""
-    for layer in fit.layers:
-        given = layer.options.get("rate")
-        if "Dropout" not in layer.kind or not isinstance(given, (int, float)) or given < rate:
-            continue
-        yield Sign(
-            layer.path,
-            f"the dropout sets {compact(given * 100)}% of its inputs to zero.",
-            f"Its noise is {compact(given / max(1 - given, 1e-9))} times the signal.",
-            f"rate={compact(max(1 - given, 0.1))}: Keras' rate is the share to drop, not to keep.",
-            {"rate": given, "threshold": rate},
-        )
+    rates = {
+        layer.path: given
+        for layer in fit.layers
+        if "Dropout" in layer.kind
+        and isinstance(given := layer.options.get("rate"), (int, float))
+        and given >= rate
+    }
+    if not rates:
+        return
+    most = max(rates, key=lambda path: rates[path])
+    given, others = rates[most], len(rates) - 1
+    yield Sign(
+        most,
+        f"the dropout sets {compact(given * 100)}% of its inputs to zero"
+        f"{f', and {others} more drop as much or nearly' if others else ''}.",
+        f"Its noise is {compact(given / max(1 - given, 1e-9))} times the signal.",
+        f"rate={compact(max(1 - given, 0.1))}: Keras' rate is the share to drop, not to keep.",
+        {"rate": given, "rates": rates, "threshold": rate},
+    )

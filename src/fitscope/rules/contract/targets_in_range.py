@@ -65,6 +65,8 @@ def targets_in_range(fit: Fit, *, share: float = 0.01) -> Iterator[Sign]:
                 {**evidence, "share_outside": outside, "domain": list(domain)},
             )
             continue
+        if output.activation == "softmax" and output.units == 1:
+            continue  # it gives 1 and nothing else: see one_unit_softmax
         reach = RANGES.get(output.activation or "")
         outside = _outside(target.finite, reach)
         if loss.name in REGRESSION and reach is not None and outside > share:
