@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ def write(outcomes: list[Outcome], backend: str, folder: Path | None, *, jit: bo
     """
     import keras
 
-    seeds = 1 + max((o.seed for o in outcomes), default=0)
+    # A run that was cut short has not all trainings of each seed.
+    seeds = ", ".join(
+        f"seed {s}: {n}" for s, n in sorted(Counter(o.seed for o in outcomes).items())
+    )
     text = [
         f"# The doctor on seeded faults: {backend}",
         "",
         (
-            f"Keras {keras.__version__}, {platform.machine()}, {seeds} seed(s), every step "
+            f"Keras {keras.__version__}, {platform.machine()}, trainings by {seeds}, every step "
             f"observed{'' if jit else ', jit_compile=False'}. Made by `python -m "
             "benchmarks.doctor`; see README.md for the command."
         ),

@@ -67,6 +67,8 @@ def effective_rank(
         return
     fit, curve = of_fit(run), batches(run)
     baseline = fit.get("constant_answer_loss")
+    if baseline is not None and baseline <= 0:
+        return  # one answer fits all, and needs no samples told apart
     if baseline and (not len(curve) or np.median(curve.thirds()[1]) < loss * float(baseline)):
         return
     if (fit.get("features") or possible) < possible:

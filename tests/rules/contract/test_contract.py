@@ -62,6 +62,7 @@ FAULTY = {
         fit_of(x=np.where(RANDOM.random((120, 4)) < 0.01, np.nan, 1.0)),
         fit_of(x=np.zeros((120, 4))),
         fit_of(y=np.ones(120, int)),
+        fit_of(y=np.tile([0, 1, 0], (120, 1)), loss="categorical_crossentropy"),
     ],
     "input_kind": [
         fit_of(x=RANDOM.random((120, 6)), layers=(other("Embedding", options={"input_dim": 10}),)),

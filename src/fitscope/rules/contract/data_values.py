@@ -51,6 +51,14 @@ def data_values(fit: Fit, *, columns: float = 0.5) -> Iterator[Sign]:
         low, high = flat.min(0), flat.max(0)
         if float(low.min()) == float(high.max()):
             yield _constant(array, float(low.min()))
+        elif array.name.startswith("y") and (low == high).all():
+            yield Sign(
+                array.name,
+                f"every row of {array.name} is the same ({len(flat)} rows looked at).",
+                "One answer fits all.",
+                "look at how it was made; print np.unique(y, axis=0).",
+                {"row": low[:20].tolist(), "rows_looked_at": len(flat)},
+            )
         elif array.name.startswith("x") and len(array.shape) == 1 and len(low) > 1:
             constant = np.flatnonzero(low == high)
             share = len(constant) / len(low)
