@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from fitscope.engine.operations import BACKWARD, FORWARD, UPDATE, Operation
 from fitscope.rules.execution import LOSS, Origin
 
+_FORWARD = "in the forward pass"
+"""In the words of an origin; a weight that was bad is so before the forward pass."""
+
 
 def is_within(operation: Operation, found: Origin, model: str) -> bool:
     """Whether an operation of the forward pass may have made what was not finite first.
@@ -20,7 +23,7 @@ def is_within(operation: Operation, found: Origin, model: str) -> bool:
     """
     if found.layer == LOSS:
         return operation.layer is None
-    if found.is_batch or "forward" not in found.direction or operation.layer is None:
+    if found.is_batch or _FORWARD not in found.direction or operation.layer is None:
         return False
     return _is_of(operation, found) or operation.layer == model
 
@@ -36,7 +39,7 @@ def chosen(operations: Sequence[Operation], found: Origin, model: str) -> Operat
     if "update" in found.direction:
         parts = (BACKWARD, UPDATE) if "backward" in found.direction else (UPDATE,)
         return next((o for o in operations if o.part in parts), None)
-    if "forward" in found.direction:
+    if _FORWARD in found.direction:
         forward = [o for o in operations if o.part == FORWARD]
         return next((o for o in forward if is_within(o, found, model)), None)
     if "backward" not in found.direction:

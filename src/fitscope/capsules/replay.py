@@ -276,7 +276,7 @@ class Random(keras.callbacks.Callback):
 
 def _unseen(scope: Scope, found: Origin | None) -> tuple[str, ...]:
     """Layers before the first bad one whose outputs are out of sight, as where they are fused."""
-    if found is None or "forward" not in found.direction:
+    if found is None or "in the forward pass" not in found.direction:
         return ()
     edges = Edges(scope.run.graph.get("edges", ()))
     hidden = {u.site.partition("#")[0].partition("[")[0] for u in scope.unseen}
