@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from fitscope.engine.operations import BACKWARD, FORWARD, UPDATE, Operation
@@ -49,7 +50,7 @@ def chosen(operations: Sequence[Operation], found: Origin, model: str) -> Operat
     for candidates in (backward, [o for o in operations if o.part == FORWARD]):
         own = [o for o in candidates if _is_of(o, found)]
         if own:
-            return own[0]
+            return dataclasses.replace(own[0], part=BACKWARD)
     return backward[0] if backward else None
 
 
