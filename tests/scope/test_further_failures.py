@@ -304,3 +304,15 @@ def test_what_no_scale_explains_is_a_fault() -> None:
     assert [f.first_step for f in faults] == [BAD]
     assert faults[0].site == "before:gradient"
     assert faults[0].evidence["layer"] == "planted"
+
+
+@pytest.mark.parametrize("jit", JITS, ids=lambda jit: "jit" if jit else "nojit")
+def test_a_variance_that_overflows(jit: bool) -> None:
+    """1e25 squared is infinite: the output is bad, or 0, and then the moving variance is bad."""
+    model = model_of(layers.BatchNormalization(name="norm"), out())
+    model.jit_compile = jit
+    scope, reason = stopped(model, *marked(1e25))
+    (finding,) = _with_consequences(scope, "non_finite")
+    assert finding.evidence["layer"] == "norm", reason
+    moving = reason.startswith(f"{BAD + 1}: norm:weight[moving_variance] held 1 +infinity")
+    assert moving or reason.startswith(f"{BAD}: norm held"), reason

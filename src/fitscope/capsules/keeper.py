@@ -14,7 +14,7 @@ from fitscope.capsules import file
 from fitscope.capsules.adapted import Arrays, adapted
 from fitscope.engine import keras_internals
 from fitscope.engine.layout import to_host
-from fitscope.engine.leaves import map_leaves
+from fitscope.engine.leaves import leaves, map_leaves
 from fitscope.engine.optimizers import optimizers_of
 from fitscope.engine.state import State, random_state
 from fitscope.errors import FitscopeError
@@ -169,6 +169,9 @@ def _written(model: Any) -> tuple[dict[str, Any] | None, str]:
     except Exception as error:  # noqa: BLE001 - whatever a get_config of the user's raises
         first = str(error).strip().split("\n", 1)[0]
         return None, f"Keras cannot write it down ({type(error).__name__}: {first[:300]})"
+    losses = [loss for _, loss in leaves(model.loss) if isinstance(loss, keras.losses.Loss)]
+    if any(x.dtype != keras.config.floatx() and "dtype" not in x.get_config() for x in losses):
+        return written, "Keras does not write down the dtype of its loss"
     if keras_internals.compiles_from_config(model):
         return written, ""
     if not written.get("compile_config"):

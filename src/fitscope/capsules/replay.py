@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -52,10 +53,18 @@ class Outcome:
     operation: Operation | None = None
     unseen: tuple[str, ...] = ()
 
+    loss: float = 0.0
+    """Of the steps together."""
+
     @property
     def reproduced(self) -> bool:
         """Whether the condition held again."""
         return self.reason is not None
+
+    @property
+    def is_of_loss(self) -> bool:
+        """Whether the loss alone was not finite."""
+        return self.origin is None and self.reproduced and not math.isfinite(self.loss)
 
 
 def replay(
@@ -212,26 +221,33 @@ def _run(contents: Contents, make: Callable[[], Any], *, eagerly: bool) -> Outco
     scope = Scope(stop_on(look), *beside, every=1)
     operations = Operations(model)
     with operations.installed() if eagerly else nullcontext():
-        _fit(model, contents, scope)
+        loss = _fit(model, contents, scope)
     if not look.seen or look.seen[-1].step != len(contents.batches) - 1:
         raise FitscopeError(f"the step could not be observed when it ran {how}.")
     step = look.seen[-1]
     found = look.origin(step)
-    made = [o for o in operations.made_bad if found and is_within(o, found, model.name)]
     reason = condition(step)
+    if not reason and isinstance(condition, NonFinite) and not math.isfinite(loss):
+        reason = condition.of_loss(step, loss)
+    of_loss = found is None and reason and not math.isfinite(loss)
+    made = operations.made_bad if found is not None or of_loss else []
+    made = [o for o in made if is_within(o, found, model.name)]
     return Outcome(
         how, str(reason) if reason else None, found, made[0] if made else None,
-        _unseen(scope, found),
+        _unseen(scope, found), loss,
     )  # fmt: skip
 
 
 def _with_operation(outcome: Outcome, contents: Contents, make: Callable[[], Any]) -> Outcome:
     """The outcome with the backend's operation, where none of Keras' own is known."""
-    if outcome.origin is None or outcome.operation is not None or outcome.origin.is_batch:
+    found = outcome.origin
+    if outcome.operation is not None or (
+        not outcome.is_of_loss if found is None else found.is_batch
+    ):
         return outcome
     model = _ready(contents, make, eagerly=True)
     try:
-        with watched(model, len(contents.batches)) as found:
+        with watched(model, len(contents.batches)) as made:
             _fit(model, contents)
     except Exception as error:  # noqa: BLE001
         # It leans on the inside of the backends, and what is known without it stays.
@@ -240,7 +256,7 @@ def _with_operation(outcome: Outcome, contents: Contents, make: Callable[[], Any
             f"({type(error).__name__}: {error})."
         )
         return outcome
-    return dataclasses.replace(outcome, operation=chosen(found, outcome.origin, model.name))
+    return dataclasses.replace(outcome, operation=chosen(made, found, model.name))
 
 
 def _ready(contents: Contents, make: Callable[[], Any], *, eagerly: bool) -> Any:
@@ -251,14 +267,16 @@ def _ready(contents: Contents, make: Callable[[], Any], *, eagerly: bool) -> Any
     return model
 
 
-def _fit(model: Any, contents: Contents, *callbacks: Any) -> None:
-    model.fit(
+def _fit(model: Any, contents: Contents, *callbacks: Any) -> float:
+    """Run the steps; gives their loss."""
+    history = model.fit(
         batches_of(contents),
         steps_per_epoch=len(contents.batches),
         shuffle=False,
         verbose=0,  # type: ignore[arg-type]
         callbacks=[Random(contents), *callbacks],
     )
+    return float(history.history.get("loss", [0.0])[-1])
 
 
 class Random(keras.callbacks.Callback):
@@ -276,7 +294,7 @@ class Random(keras.callbacks.Callback):
 
 def _unseen(scope: Scope, found: Origin | None) -> tuple[str, ...]:
     """Layers before the first bad one whose outputs are out of sight, as where they are fused."""
-    if found is None or "forward" not in found.direction:
+    if found is None or "in the forward pass" not in found.direction:
         return ()
     edges = Edges(scope.run.graph.get("edges", ()))
     hidden = {u.site.partition("#")[0].partition("[")[0] for u in scope.unseen}

@@ -152,7 +152,7 @@ def _lines(folder: Path, settings: dict[str, Any], outcomes: list[Outcome]) -> l
             lines.append(f"  not finite first: {each.origin}")
         if each.unseen:
             lines.append(f"  could not be seen, and may have been first: {', '.join(each.unseen)}")
-        if each is not outcomes[0] and each.origin is not None:
+        if each is not outcomes[0] and (each.origin is not None or each.is_of_loss):
             told = _no_operation(each) if each.operation is None else _operation(each.operation)
             lines.append(f"  operation: {told}")
     return lines

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from fitscope.engine import keras_internals
@@ -147,6 +148,8 @@ def reader() -> Callable[[Any], np.ndarray[Any, Any] | None]:
         stop = jax.lax.stop_gradient
 
     def read(value: Any) -> np.ndarray[Any, Any] | None:
+        if isinstance(value, keras.Variable):
+            value = value.value
         dtype = str(getattr(value, "dtype", type(value).__name__))
         if "float" not in dtype:
             return None

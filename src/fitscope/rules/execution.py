@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _STAGES = ("weight", "forward", "gradient", "weight_gradient", "update")
 _WORDS = {
     "weight": "before the forward pass",
-    "input": "in what the layer was given in the forward pass",
+    "input": "in what it was given in the forward pass",
     "preactivation": "in the forward pass",
     "output": "in the forward pass",
     "gradient": "in the backward pass",
