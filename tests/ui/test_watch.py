@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from page_runs import write
 
 from fitscope.ui import watch
+from fitscope.ui.cache import ByteCache
+from fitscope.ui.source import Source
 from fitscope.ui.watch import EAGER, EAGER_PAUSE, PAUSE, Findings, FindingsWatch
 
 
@@ -15,6 +18,15 @@ def clock(monkeypatch):
     found = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(watch.time, "monotonic", lambda: found.now)
     return found
+
+
+def test_a_run_that_is_too_long_for_the_rules_does_not_pass_for_well(tmp_path):
+    write(tmp_path / "run", steps=20)
+    source = Source(tmp_path / "run", ByteCache())
+    found = FindingsWatch(source).latest("now", watch.RULE_ROWS + 1)
+    assert found.found == []
+    assert not found.complete
+    assert "does not run the rules again" in found.note
 
 
 class Slow(FindingsWatch):
