@@ -51,7 +51,7 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   if (!findings.findings.length && !findings.complete) {
     return (
       <section class="verdict wait" aria-label="Findings">
-        <strong>No finding was written into this run.</strong> {findings.note}
+        <strong>Nothing stands out so far.</strong> {findings.note}
       </section>
     );
   }

@@ -57,6 +57,7 @@ def write(
     path: Path,
     *,
     names: tuple[str, ...] = LAYERS,
+    first: int = 0,
     steps: int = STEPS,
     every: int = 1,
     sick: str | None = "conv_2",
@@ -67,8 +68,10 @@ def write(
 ) -> RunWriter:
     """A run with a spike, with a layer of dead units, or with NaN from a step on."""
     rng = np.random.default_rng(0)
-    writer = RunWriter(path, config={"model": "net", "backend": "jax"})
-    if graph:
+    again = (path / "run.json").exists()
+    config = {"model": "net", "backend": "jax"}
+    writer = RunWriter.reopen(path) if again else RunWriter(path, config=config)
+    if graph and not again:
         layers = [
             {"path": n, "class": "Dense", "parent": None, "parameters": 10, "trainable": True}
             for n in names
@@ -78,9 +81,11 @@ def write(
             {"name": "net", "class": "Sequential", "parameters": 40, "layers": layers}
             | {"edges": edges}
         )
-    if steps:
+    if again:
+        indices = np.arange(len(names))
+    elif steps:
         indices = np.array(writer.add_sites([site(name) for name in names]))
-    for step in range(0, steps, every):
+    for step in range(first, steps, every):
         moments = np.stack([row(rng, dead=0.8 if name == sick else 0.0) for name in names])
         if (step == SPIKE[1]) and len(names) > SPIKE[0]:
             moments[SPIKE[0], COLUMNS.index("std")] = 50.0
