@@ -53,6 +53,26 @@ def row(rng: np.random.Generator, *, dead: float = 0.0, scale: float = 1.0) -> n
     return np.array([values.get(name, 0.0) for name in COLUMNS])
 
 
+def _opened(
+    path: Path, names: tuple[str, ...], drawn: tuple[str, ...]
+) -> tuple[RunWriter, np.ndarray]:
+    """The writer of a run with some sites, or of one that goes on; and their indices."""
+    if (path / "run.json").exists():
+        return RunWriter.reopen(path), np.arange(len(names))
+    writer = RunWriter(path, config={"model": "net", "backend": "jax"})
+    if drawn:
+        layers = [
+            {"path": n, "class": "Dense", "parent": None, "parameters": 10, "trainable": True}
+            for n in drawn
+        ]
+        edges = [[a, b] for a, b in itertools.pairwise(drawn)]
+        writer.set_graph(
+            {"name": "net", "class": "Sequential", "parameters": 40, "layers": layers}
+            | {"edges": edges}
+        )
+    return writer, np.array(writer.add_sites([site(name) for name in names]) if names else [])
+
+
 def write(
     path: Path,
     *,
@@ -68,23 +88,7 @@ def write(
 ) -> RunWriter:
     """A run with a spike, with a layer of dead units, or with NaN from a step on."""
     rng = np.random.default_rng(0)
-    again = (path / "run.json").exists()
-    config = {"model": "net", "backend": "jax"}
-    writer = RunWriter.reopen(path) if again else RunWriter(path, config=config)
-    if graph and not again:
-        layers = [
-            {"path": n, "class": "Dense", "parent": None, "parameters": 10, "trainable": True}
-            for n in names
-        ]
-        edges = [[a, b] for a, b in itertools.pairwise(names)]
-        writer.set_graph(
-            {"name": "net", "class": "Sequential", "parameters": 40, "layers": layers}
-            | {"edges": edges}
-        )
-    if again:
-        indices = np.arange(len(names))
-    elif steps:
-        indices = np.array(writer.add_sites([site(name) for name in names]))
+    writer, indices = _opened(path, names if steps else (), names if graph else ())
     for step in range(first, steps, every):
         moments = np.stack([row(rng, dead=0.8 if name == sick else 0.0) for name in names])
         if (step == SPIKE[1]) and len(names) > SPIKE[0]:
