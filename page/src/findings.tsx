@@ -48,6 +48,13 @@ export function Verdict(props: { detail: RunDetail; findings?: Findings; go: Go 
   const observed = detail.phases.train?.observed ?? 0;
   if (!findings) return <section class="verdict wait" aria-label="Findings">Looking for findings …</section>;
   if (!findings.findings.length && !observed) return null;
+  if (!findings.findings.length && !findings.complete) {
+    return (
+      <section class="verdict wait" aria-label="Findings">
+        <strong>Nothing stands out so far.</strong> {findings.note}
+      </section>
+    );
+  }
   if (!findings.findings.length) {
     return (
       <section class="verdict fine" aria-label="Findings">

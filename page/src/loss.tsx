@@ -33,6 +33,7 @@ export function Loss(props: PanelProps & { window: [number, number] }) {
     () => (broken === undefined ? [] : [{ step: broken, colour: css("--fault") }]),
     [broken, props.theme],
   );
+  if (!answer) return <div class="loss-wait" />; // so that the chart below does not jump
   if (!curves.length) return null;
   const all = curves.flatMap((each) => each.value);
   const values = all.filter((v): v is number => v !== null && v > 0);

@@ -1,6 +1,6 @@
 // Recorded tensors: which, of which step, of which sample; and what was predicted beside what was so.
 
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { getJson, getTensor, type Recorded, type RunDetail, type Tensor } from "./api";
 import { Batch, PREDICTED, partsOf } from "./batch";
 import type { Theme } from "./colour";
@@ -27,8 +27,12 @@ export function ValuesView(props: Props) {
   const all = (answer?.recorded ?? []).filter((each) => each.steps.length);
   const chosen = all.find((each) => each.name === view.tensor) ?? all.find((each) => !each.name.startsWith("@")) ?? all[0];
   const place = chosen ? nearest(chosen, view.step, view.phase) : 0;
+  // A key that is held comes again before the page is drawn anew.
+  const now = useRef({ place: 0, sample: 0 });
+  now.current = { place, sample: view.sample ?? 0 };
   const move = (to: number) => {
     const at = Math.max(0, Math.min(chosen.steps.length - 1, to));
+    now.current.place = at;
     go({ step: chosen.steps[at], phase: chosen.phases[at], tensor: chosen.name }, true);
   };
   useEffect(() => {
@@ -36,8 +40,11 @@ export function ValuesView(props: Props) {
     const press = (event: KeyboardEvent) => {
       const typing = /^(INPUT|SELECT|TEXTAREA)$/.test((event.target as HTMLElement).tagName);
       if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "," || event.key === ".") move(place + (event.key === "." ? 1 : -1));
-      if (event.key === "[" || event.key === "]") go({ sample: Math.max(0, (view.sample ?? 0) + (event.key === "]" ? 1 : -1)) }, true);
+      if (event.key === "," || event.key === ".") move(now.current.place + (event.key === "." ? 1 : -1));
+      if (event.key === "[" || event.key === "]") {
+        now.current.sample = Math.max(0, now.current.sample + (event.key === "]" ? 1 : -1));
+        go({ sample: now.current.sample }, true);
+      }
     };
     addEventListener("keydown", press);
     return () => removeEventListener("keydown", press);

@@ -53,10 +53,31 @@ def row(rng: np.random.Generator, *, dead: float = 0.0, scale: float = 1.0) -> n
     return np.array([values.get(name, 0.0) for name in COLUMNS])
 
 
+def _opened(
+    path: Path, names: tuple[str, ...], drawn: tuple[str, ...]
+) -> tuple[RunWriter, np.ndarray]:
+    """The writer of a run with some sites, or of one that goes on; and their indices."""
+    if (path / "run.json").exists():
+        return RunWriter.reopen(path), np.arange(len(names))
+    writer = RunWriter(path, config={"model": "net", "backend": "jax"})
+    if drawn:
+        layers = [
+            {"path": n, "class": "Dense", "parent": None, "parameters": 10, "trainable": True}
+            for n in drawn
+        ]
+        edges = [[a, b] for a, b in itertools.pairwise(drawn)]
+        writer.set_graph(
+            {"name": "net", "class": "Sequential", "parameters": 40, "layers": layers}
+            | {"edges": edges}
+        )
+    return writer, np.array(writer.add_sites([site(name) for name in names]) if names else [])
+
+
 def write(
     path: Path,
     *,
     names: tuple[str, ...] = LAYERS,
+    first: int = 0,
     steps: int = STEPS,
     every: int = 1,
     sick: str | None = "conv_2",
@@ -67,20 +88,8 @@ def write(
 ) -> RunWriter:
     """A run with a spike, with a layer of dead units, or with NaN from a step on."""
     rng = np.random.default_rng(0)
-    writer = RunWriter(path, config={"model": "net", "backend": "jax"})
-    if graph:
-        layers = [
-            {"path": n, "class": "Dense", "parent": None, "parameters": 10, "trainable": True}
-            for n in names
-        ]
-        edges = [[a, b] for a, b in itertools.pairwise(names)]
-        writer.set_graph(
-            {"name": "net", "class": "Sequential", "parameters": 40, "layers": layers}
-            | {"edges": edges}
-        )
-    if steps:
-        indices = np.array(writer.add_sites([site(name) for name in names]))
-    for step in range(0, steps, every):
+    writer, indices = _opened(path, names if steps else (), names if graph else ())
+    for step in range(first, steps, every):
         moments = np.stack([row(rng, dead=0.8 if name == sick else 0.0) for name in names])
         if (step == SPIKE[1]) and len(names) > SPIKE[0]:
             moments[SPIKE[0], COLUMNS.index("std")] = 50.0

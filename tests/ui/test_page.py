@@ -196,6 +196,10 @@ SLOW_PICTURES = """() => {
 def test_a_turning_wheel_asks_for_one_picture_at_a_time(page):
     go(page, "#/strip?run=sick")
     wait_drawn(page)
+    # What stands above the chart moves it when it comes.
+    page.wait_for_selector(".verdict.warning")
+    page.wait_for_selector(".loss figure")
+    page.wait_for_timeout(300)
     page.evaluate(SLOW_PICTURES)
     box = page.locator(".strip canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 20)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from page_runs import write
 
-from fitscope.ui import watch
+from fitscope.run import seal
+from fitscope.ui import recent, watch
+from fitscope.ui.cache import ByteCache
+from fitscope.ui.source import Source
 from fitscope.ui.watch import EAGER, EAGER_PAUSE, PAUSE, Findings, FindingsWatch
 
 
@@ -15,6 +19,36 @@ def clock(monkeypatch):
     found = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(watch.time, "monotonic", lambda: found.now)
     return found
+
+
+def test_of_a_long_run_the_newest_steps_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(seal, "SEGMENT_ROWS", 1)
+    monkeypatch.setattr(watch, "RULE_ROWS", 100)
+    write(tmp_path / "run", steps=60, sick="conv_1")
+    write(tmp_path / "run", first=60, steps=120)
+    monkeypatch.setattr(recent.RecentStore.__init__, "__defaults__", (4 * 60,))
+    looking = FindingsWatch(Source(tmp_path / "run", ByteCache()))
+    soon = looking.latest("now", 480)
+    assert (soon.found, soon.complete, soon.fresh) == ([], False, False)
+    found = looking.latest("now", 480)
+    # conv_1 was sick in the first sixty steps only, conv_2 is in the last.
+    assert [(f["rule"], f["site"], f["first_step"]) for f in found.found] == [
+        ("dead_units", "conv_2", 60)
+    ]
+    assert not found.complete
+    assert "from step 60 on" in found.note
+
+
+def test_since_when_is_told_by_what_was_found_earlier(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "RULE_ROWS", 100)
+    writer = write(tmp_path / "run", first=60, steps=120, close=False)
+    earlier = {"rule": "dead_units", "site": "conv_2", "severity": "warning", "first_step": 7}
+    writer.add_finding({**earlier, "last_step": 59, "message": "off"})
+    writer.close()
+    looking = FindingsWatch(Source(tmp_path / "run", ByteCache()))
+    looking.latest("now", 480)
+    (found,) = looking.latest("now", 480).found
+    assert (found["first_step"], found["last_step"]) == (7, 119)
 
 
 class Slow(FindingsWatch):

@@ -59,7 +59,7 @@ class Api:
             "units": self.units,
         }
         return [
-            Route(f"/api/{name}", _guarded(answer, self._work), methods=["GET"])
+            Route(f"/api/{name}", _guarded(answer), methods=["GET"])
             for name, answer in answers.items()
         ]
 
@@ -79,7 +79,8 @@ class Api:
         opened = self._opened(request)
         version = opened.version()
         if request.query_params.get("version") == version:
-            return json_answer({"version": version, "changed": False})
+            rest = self._work.rest()
+            return json_answer({"version": version, "changed": False, "rest": rest})
         with opened.source.lock:
             value = {
                 "version": version,
@@ -281,16 +282,13 @@ def _middles(held: NDArray[np.int64], first: int, last: int, width: int) -> NDAr
     return np.asarray(first + (held + 0.5) * ((last - first + 1) / width) - 0.5, np.float64)
 
 
-def _guarded(answer: Callable[[Request], Response], work: Work) -> Callable[[Request], Response]:
+def _guarded(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
     def guarded(request: Request) -> Response:
-        began = time.thread_time()
         try:
             return answer(request)
         except (FitscopeError, OSError, ValueError, KeyError) as error:
             # A run that is half written, broken or gone: the page says so in words.
             message = str(error) or type(error).__name__
             return JSONResponse({"problem": message}, 404)
-        finally:
-            work.add(time.thread_time() - began)
 
     return guarded

@@ -273,7 +273,7 @@ class Source:
         parts = self.store.parts(kind)
         if steps is not None:
             parts = self.touching(parts, steps)
-        rows = sum(_rows(part) for part in parts)
+        rows = sum(rows_of(part) for part in parts)
         if rows > OTHER_ROWS:
             raise TooLargeError(
                 f"{statistic} is in no rollup, and here it would be read from {rows:,} rows. Zoom "
@@ -334,7 +334,8 @@ def _steps_of(part: SegmentPart) -> tuple[int, int] | None:
     return (int(first), int(last)) if dash and first.isdigit() and last.isdigit() else None
 
 
-def _rows(part: Part) -> int:
+def rows_of(part: Part) -> int:
+    """How many rows a part holds."""
     if isinstance(part, SegmentPart):
         return pq.read_metadata(part.path).num_rows
     if isinstance(part, BatchesPart):

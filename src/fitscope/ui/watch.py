@@ -9,10 +9,12 @@ from typing import Any
 
 from fitscope.rules.finding import Finding, by_severity
 from fitscope.rules.registry import findings as rules
+from fitscope.run.reader import Run
+from fitscope.ui.recent import RecentStore, first_step
 from fitscope.ui.source import Source
 
 RULE_ROWS = 2_000_000
-"""Statistics up to which the rules are run here; beyond it only what the run holds is shown."""
+"""Statistics up to which the rules are run over the whole run; beyond it over its newest steps."""
 
 PAUSE = 200.0
 """Times the last computation took that pass before the next one: the page may run on the machine
@@ -57,6 +59,7 @@ class FindingsWatch:
         self._version: object = None
         self._next = 0.0
         self._count = 0
+        self._asked = False
 
     def latest(self, version: object, rows: int, *, running: bool = True) -> Findings:
         """The findings; those of a moment ago when a new computation would come too soon.
@@ -72,6 +75,12 @@ class FindingsWatch:
             wait = self._next - time.monotonic() if running else 0.0
             if wait > 0:
                 return replace(self._latest, fresh=False, wait=wait)
+            if rows > RULE_ROWS and not self._asked:
+                # The first picture goes before; what was found earlier is told at once.
+                self._asked = True
+                stored = [Finding.from_json(value) for value in self._source.run.findings]
+                self._latest = _told(_newest(stored), "The rules are looking at it.")
+                return replace(self._latest, fresh=False, wait=_LEAST_PAUSE)
             began = time.monotonic()
             self._latest = self._compute(rows)
             took = time.monotonic() - began
@@ -82,27 +91,31 @@ class FindingsWatch:
 
     def _compute(self, rows: int) -> Findings:
         run = self._source.run
-        stored = [Finding.from_json(value) for value in run.findings]
-        if rows > RULE_ROWS:
-            return Findings(
-                [finding.to_json() for finding in by_severity(_newest(stored))],
-                complete=False,
-                note=(
-                    f"This run holds {rows:,} statistics; the page shows what was found at the end "
-                    "of each fit and does not run the rules again; fitscope show RUN does."
-                ),
-            )
+        stored = _newest([Finding.from_json(value) for value in run.findings])
+        note = ""
         try:
-            found = rules(run)
+            if rows > RULE_ROWS:
+                run = Run(RecentStore(self._source.path))
+                note = (
+                    f"This run holds {rows:,} statistics: the rules looked at its newest steps, "
+                    f"from step {first_step(run):,} on. fitscope show RUN looks at all."
+                )
+            found = [_since(finding, stored) for finding in rules(run)]
         except Exception as error:  # noqa: BLE001 - a rule that fails must not take the page away
-            return Findings(
-                [finding.to_json() for finding in by_severity(_newest(stored))],
-                complete=False,
-                note=f"A rule failed here ({type(error).__name__}: {error}).",
-            )
+            note = f"A rule failed here ({type(error).__name__}: {error})."
+            return _told(stored, note)
         known = {(finding.rule, finding.site) for finding in found}
-        found += [f for f in _newest(stored) if (f.rule, f.site) not in known]
-        return Findings([finding.to_json() for finding in by_severity(found)])
+        return _told([*found, *(f for f in stored if (f.rule, f.site) not in known)], note)
+
+
+def _told(found: list[Finding], note: str) -> Findings:
+    return Findings([finding.to_json() for finding in by_severity(found)], not note, note)
+
+
+def _since(finding: Finding, stored: list[Finding]) -> Finding:
+    """A finding, since when it was found first: the newest steps do not tell."""
+    same = [f.first_step for f in stored if (f.rule, f.site) == (finding.rule, finding.site)]
+    return replace(finding, first_step=min([finding.first_step, *same]))
 
 
 def _newest(stored: list[Finding]) -> list[Finding]:

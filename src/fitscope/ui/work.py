@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
-FOLLOWING_SHARE = 0.002
+FOLLOWING_SHARE = 0.003
 """Of all processors, what following a running training may take of the server. A browser on the
-same machine takes two to three times as much for the same looks."""
+same machine takes about twice as much for the same looks."""
 
 
 class Work:
-    """Processor time that answering takes: the page may run beside the training it follows."""
+    """Processor time of this process: the page may run beside the training it follows.
+
+    All of it counts, also what the server does around an answer: of small answers that is most.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count the work of one answer."""
-        with self._lock:
-            self._seconds += seconds
+        self._before = time.process_time()
 
     def rest(self) -> float:
         """Seconds to pass before the next look, so that following takes `FOLLOWING_SHARE`."""
         with self._lock:
-            seconds, self._seconds = self._seconds, 0.0
+            now = time.process_time()
+            seconds, self._before = now - self._before, now
         return seconds / (FOLLOWING_SHARE * (os.cpu_count() or 1))
