@@ -415,7 +415,8 @@ class Session:
             snapshot = None
             if self.keeper is not None and phase == "train" and not self.keeper.is_done:
                 snapshot = self.keeper.newest
-            if row.kept is not None and snapshot is None and not (streams or records):
+            looks = any(stop.data for stop in stops)
+            if row.kept is not None and snapshot is None and not (streams or records or looks):
                 row = row.without_kept()  # it need not wait, and hold its memory
             self.drain.put(
                 Pending(
