@@ -361,6 +361,18 @@ def test_one_wrong_activation_is_told_once_with_the_remedy_for_its_targets():
     assert "sigmoid" in classes[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "rate", "explained"),
+    [("adam", 0.0, False), ("adam", 1e-9, False), ("sgd", 1e-9, False), ("adam", 5.0, True)],
+)
+def test_a_rate_of_nothing_does_not_explain_what_is_not_finite(optimizer, rate, explained):
+    (told,) = RULES["learning_rate"](with_rate(optimizer, rate))
+    broken = Finding("non_finite", "fault", "hidden", 3, 40, "NaN.")
+    causes = [f for f in told_once([told, broken], RULES) if f.rule == "learning_rate"]
+    names = {part.rule for f in causes for part in f.consequences}
+    assert names == ({"non_finite"} if explained else set())
+
+
 def test_twins_of_which_one_must_be_wrong():
     (found,) = RULES["contradicting_labels"](fit_of(x=TWINS))
     # Rows 2k and 2k + 1 are equal and of classes that follow each other: each pair has one wrong.

@@ -33,6 +33,13 @@ BOUNDED_STEP = frozenset(
 )
 
 
+_OF_SMALL = (
+    "loss_flat", "no_better_than_constant", "metric_flat", "weights_barely_moved", "update_ratio",
+    "unchanged_weights", "stopped_early", "attention",
+)  # fmt: skip
+"""What steps that are too short lead to: they break nothing."""
+
+
 @rule(
     "learning_rate",
     "The learning rate is far too high or too low for this optimizer and these weights.",
@@ -65,7 +72,7 @@ def learning_rate(
             yield Sign(
                 "optimizer", f"the learning rate is {compact(rate)}.",
                 "No weight moves towards a lower loss.", "learning_rate=1e-3 for Adam.", evidence,
-                severity="fault", confidence=1.0,
+                severity="fault", confidence=1.0, explains=None if rate < 0 else _OF_SMALL,
             )  # fmt: skip
         return
     if optimizer.name in BOUNDED_STEP:
@@ -80,6 +87,7 @@ def learning_rate(
             "Adadelta finds the length of its steps itself; the rate is meant to be 1.",
             "learning_rate=1.0 for Adadelta (Keras' default is 0.001), or Adam.",
             {**evidence, "threshold": adadelta},
+            explains=_OF_SMALL,
         )
 
 
@@ -110,6 +118,7 @@ def _bounded(
             "The model ends about where it began.",
             f"learning_rate={compact(_power(weights * 0.01))}, or more epochs.",
             {**evidence, "change_of_all_steps": share * steps, "threshold": small},
+            explains=_OF_SMALL,
         )
 
 
@@ -139,6 +148,7 @@ def _sgd(
             "The model ends about where it began.",
             "learning_rate=0.01.",
             {**evidence, "threshold": small},
+            explains=_OF_SMALL,
         )
 
 
