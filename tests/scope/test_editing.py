@@ -55,9 +55,9 @@ def wrapped(path, function, leaf=None):
 
 def assert_same(one, other, tolerance=1e-6):
     for name, values in one[0].items():
-        np.testing.assert_allclose(values, other[0][name], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(values, other[0][name], rtol=1e-6, atol=1e-6, err_msg=name)
     for a, b in zip(one[1], other[1], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=tolerance)
 
 
 def half(x):
@@ -376,7 +376,7 @@ def test_edits_act_from_their_step_on_and_a_second_fit_goes_on():
     other.make_train_function(force=True)
     other.fit(x, y, epochs=2, **options)
     for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
     records = [r for r in scope.run.history if r["event"] == "edited"]
     assert [r["ranges"] for r in records] == [[[3, 5]], [[6, 8]]]
     assert all(r["edit"] == "scale" and r["phase"] == "train" for r in records)
@@ -395,7 +395,7 @@ def test_validation_and_prediction_are_edited_as_asked():
     assert found[0]["val_loss"][-1] == pytest.approx(want, rel=1e-5)
     edited = found[2].predict(x, batch_size=BATCH, verbose=0, callbacks=[scope])
     np.testing.assert_allclose(
-        edited, by_hand.predict(x, batch_size=BATCH, verbose=0), rtol=1e-5, atol=1e-6
+        edited, by_hand.predict(x, batch_size=BATCH, verbose=0), rtol=1e-6, atol=1e-6
     )
     assert found[2].evaluate(x, y, verbose=0) != pytest.approx(want, rel=1e-3)
 
@@ -428,7 +428,7 @@ def test_nothing_is_left_and_a_saved_model_has_no_edits(tmp_path):
     loaded.load_weights(saved)
     x, _ = case.data(N)
     np.testing.assert_allclose(
-        loaded.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-6, atol=1e-6
     )
     assert not np.allclose(plain[1][0], found[1][0])
 

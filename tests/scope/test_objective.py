@@ -64,7 +64,7 @@ def trained(losses=(), scope=None, *, dtype=None, validate=False, **compiled):
     return history, model.get_weights(), model
 
 
-def assert_same(one, other, rtol=1e-5):
+def assert_same(one, other, rtol=1e-6):
     assert one[0].keys() == other[0].keys()
     for name, values in one[0].items():
         np.testing.assert_allclose(values, other[0][name], rtol=rtol, err_msg=name)
