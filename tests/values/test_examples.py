@@ -23,6 +23,7 @@ SHOWS = {
     "feature_maps": ["steps [0, 15, 30, 45], maps of (1, 8, 8, 8): feature_maps.png"],
     "ablation": ["epoch 3  loss", "edited by ablation in steps [[171, 227]]"],
     "distillation": ["step   0  features apart by", "step 150  features apart by 0."],
+    "distiller": ["teacher    ", "objective  ", "Distiller  "],
     "gradient_reversal": ["without: domains told at", "with reversal: domains told at"],
     "clone": ["['hidden', 'hidden_tap', 'digit']", "step  90  (32, 64)  mean"],
 }
