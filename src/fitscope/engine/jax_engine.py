@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -490,16 +491,50 @@ class _Measured:
             for kind in self.step.kinds
         ]
         if looks:
-            tensors = iter(self.tensors)
-            found = [
-                jax_kernel.looked_at(own, next(tensors), kind.shape) if kind.later else own
-                for own, kind in zip(found, self.step.kinds, strict=True)
-            ]
-        floats = [part for own, _ in found for part in own]
-        histograms = [counts for _, counts in found]
-        if found and jax.default_backend() != "cpu":
-            floats, histograms = ([flat] for flat in jax_kernel.joined(floats, histograms))
-        return SumsRow(self.step, [*floats, *self.states], histograms, self.values, data)
+            looked = functools.partial(self._looked_at, found)
+            hold = _Hold.take()
+            if hold is None:  # the reader is a step behind
+                found, looked = looked(), None
+            return SumsRow(self.step, found, self.states, self.values, data, looked, hold)
+        if found:
+            floats, histograms = jax_kernel.joined(
+                [part for own, _ in found for part in own], [counts for _, counts in found]
+            )
+            found = [((floats,), histograms)]
+        return SumsRow(self.step, found, self.states, self.values, data)
+
+    def _looked_at(self, found: Sequence[jax_kernel.Parts]) -> Sequence[jax_kernel.Parts]:
+        """What was found, with what the host has decided on after a look at it."""
+        tensors = iter(self.tensors)
+        return [
+            jax_kernel.looked_at(own, next(tensors), kind.shape) if kind.later else own
+            for own, kind in zip(found, self.step.kinds, strict=True)
+        ]
+
+
+class _Hold:
+    """Taken by the one row whose tensors are still in memory, for whoever reads it to look at.
+
+    The training need not wait for their sums, then.
+    """
+
+    _one = threading.Semaphore()
+
+    def __init__(self) -> None:
+        self._taken = True
+
+    @classmethod
+    def take(cls) -> _Hold | None:
+        """None where another row has it."""
+        return cls() if cls._one.acquire(blocking=False) else None
+
+    def release(self) -> None:
+        """The tensors were looked at."""
+        if self._taken:
+            self._taken = False
+            self._one.release()
+
+    __del__ = release  # a row that nobody reads
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -507,15 +542,19 @@ class SumsRow:
     """A row of `raw_rows` in parts and the histograms beside it, still on the device."""
 
     step: _TracedStep
-    floats: Sequence[Any]
-    histograms: Sequence[Any]
+    found: Sequence[jax_kernel.Parts]
+    states: Sequence[Any]
     values: Sequence[Any]
     data: Any
+    looked: Callable[[], Sequence[jax_kernel.Parts]] | None = None
+    """Gives `found` with the last parts, where the host has yet to look."""
+    hold: _Hold | None = None
 
     def arrays(self) -> Sequence[Any]:
         if jax.default_backend() == "cpu":
             return ()  # already there
-        return *self.floats, *self.histograms, *self.values
+        parts = [part for own, counts in self.found for part in (*own, counts)]
+        return *parts, *self.states, *self.values
 
     @property
     def kept(self) -> Kept | None:
@@ -535,9 +574,13 @@ class SumsRow:
 
     def read(self) -> Reading:
         shapes = [kind.shape for kind in self.step.kinds]
-        row = _flat(self.floats, np.float32)
+        found = self.found if self.looked is None else self.looked()
+        if self.hold is not None:
+            self.hold.release()
+        floats = [part for own, _ in found for part in own]
+        row = _flat([*floats, *self.states], np.float32)
         moments, states, places = raw_rows.read_row(row, shapes, self.step.states)
-        histograms = _flat(self.histograms, np.uint16).reshape(-1, BINS)
+        histograms = _flat([counts for _, counts in found], np.uint16).reshape(-1, BINS)
         return Reading(self.step.layout, moments, histograms, states, places)
 
 
