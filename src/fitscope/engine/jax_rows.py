@@ -1,0 +1,164 @@
+"""What an observed JAX step hands over, and how the host makes moments of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fitscope.engine import jax_kernel, raw_rows
+from fitscope.engine.layout import Kept, Layout, Reading, kept_bytes
+from fitscope.engine.vector import BINS
+from fitscope.select.site import Site
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a tensor is reduced, and whether that is done behind the step."""
+
+    shape: raw_rows.Shape
+    unit_axis: int
+    later: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TracedStep:
+    """What the rows of one compiled signature hold."""
+
+    layout: Layout
+    kinds: tuple[Kind, ...]
+    states: int
+    """Length of the user statistics' states together."""
+    kept: tuple[tuple[Site, slice], ...]
+    compilation: jax_kernel.Compilation | None
+    """Of what reduces the tensors, if any are."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measured:
+    """What a step hands over; which trace it is from is known without waiting for it."""
+
+    step: TracedStep = dataclasses.field(metadata={"static": True})
+    tensors: Sequence[Any]
+    parts: Sequence[jax_kernel.Parts]
+    states: Sequence[Any]
+    values: Sequence[Any]
+    memory: dict[str, Any]
+    """What edits carry to the next step."""
+
+    def row(self, data: Any) -> SumsRow:
+        """Have the tensors reduced, and let them go."""
+        if self.step.compilation is not None:
+            self.step.compilation.join()
+        tensors, parts = iter(self.tensors), iter(self.parts)
+        looks = jax_kernel.host_looks()
+        found = [
+            jax_kernel.measured(
+                next(tensors), kind.shape.zones, kind.unit_axis, with_blocks=not looks
+            )
+            if kind.later
+            else next(parts)
+            for kind in self.step.kinds
+        ]
+        if looks:
+            looked = functools.partial(self._looked_at, found)
+            hold = _Hold.take()
+            if hold is None:  # the reader is a step behind
+                found, looked = looked(), None
+            return SumsRow(self.step, found, self.states, self.values, data, looked, hold)
+        if found:
+            floats, histograms = jax_kernel.joined(
+                [part for own, _ in found for part in own], [counts for _, counts in found]
+            )
+            found = [((floats,), histograms)]
+        return SumsRow(self.step, found, self.states, self.values, data)
+
+    def _looked_at(self, found: Sequence[jax_kernel.Parts]) -> Sequence[jax_kernel.Parts]:
+        """What was found, with what the host has decided on after a look at it."""
+        tensors = iter(self.tensors)
+        return [
+            jax_kernel.looked_at(own, next(tensors), kind.shape) if kind.later else own
+            for own, kind in zip(found, self.step.kinds, strict=True)
+        ]
+
+
+class _Hold:
+    """Taken by the one row whose tensors are still in memory, for whoever reads it to look at.
+
+    The training need not wait for their sums, then.
+    """
+
+    _one = threading.Semaphore()
+
+    def __init__(self) -> None:
+        self._taken = True
+
+    @classmethod
+    def take(cls) -> _Hold | None:
+        """None where another row has it."""
+        return cls() if cls._one.acquire(blocking=False) else None
+
+    def release(self) -> None:
+        """The tensors were looked at."""
+        if self._taken:
+            self._taken = False
+            self._one.release()
+
+    __del__ = release  # a row that nobody reads
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SumsRow:
+    """A row of `raw_rows` in parts and the histograms beside it, still on the device."""
+
+    step: TracedStep
+    found: Sequence[jax_kernel.Parts]
+    states: Sequence[Any]
+    values: Sequence[Any]
+    data: Any
+    looked: Callable[[], Sequence[jax_kernel.Parts]] | None = None
+    """Gives `found` with the last parts, where the host has yet to look."""
+    hold: _Hold | None = None
+
+    def arrays(self) -> Sequence[Any]:
+        if jax.default_backend() == "cpu":
+            return ()  # already there
+        parts = [part for own, counts in self.found for part in (*own, counts)]
+        return *parts, *self.states, *self.values
+
+    @property
+    def kept(self) -> Kept | None:
+        if self.data is None:
+            return None
+        kept = self.step.kept
+        lengths = [site.shape[0] if site.shape else None for site, _ in kept]
+        sites, rows = tuple(site for site, _ in kept), [rows for _, rows in kept]
+        return Kept(sites, self.values, self.data, rows, lengths)
+
+    @property
+    def kept_bytes(self) -> int:
+        return kept_bytes(self.values, self.data)
+
+    def without_kept(self) -> SumsRow:
+        return dataclasses.replace(self, values=(), data=None)
+
+    def read(self) -> Reading:
+        shapes = [kind.shape for kind in self.step.kinds]
+        found = self.found if self.looked is None else self.looked()
+        if self.hold is not None:
+            self.hold.release()
+        floats = [part for own, _ in found for part in own]
+        row = _flat([*floats, *self.states], np.float32)
+        moments, states, places = raw_rows.read_row(row, shapes, self.step.states)
+        histograms = _flat([counts for _, counts in found], np.uint16).reshape(-1, BINS)
+        return Reading(self.step.layout, moments, histograms, states, places)
+
+
+def _flat(arrays: Sequence[Any], dtype: Any) -> Any:
+    return np.concatenate([np.zeros(0, dtype), *(np.asarray(array).ravel() for array in arrays)])
