@@ -2,11 +2,12 @@
 
 On CPU a bare float reduction (sum, max, min, sum of squares or of absolute values) runs at memory
 speed and compiles in two milliseconds, and every other loop costs five to ten milliseconds of
-compilation, joining small arrays included. So only the bare reductions are taken, each handed over
-by itself, and the arithmetic that follows is left to the host. A reduction over a `where(isfinite)`
-would be twenty to a hundred times slower: the tensor is gone over again, block by block, when a sum
-shows that something is not finite or out of range. That takes four times as long to compile as the
-rest. It is a branch of the rest only where the host cannot look at the sums and then decide.
+compilation. So only the bare reductions are taken, and the arithmetic that follows is left to the
+host. A reduction over a `where(isfinite)` would be twenty to a hundred times slower: the tensor is
+gone over again, block by block, when a sum shows that something is not finite or out of range. That
+takes four times as long to compile as the rest. It is a branch of the rest only where the host
+cannot look at the sums and then decide. Where it can, all sums of a large tensor are taken in one
+sweep (`jax_sweep`).
 """
 
 from __future__ import annotations
@@ -23,19 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fitscope.engine.raw_rows import BLOCK, BLOCK_LENGTH, Shape, blocks_of
+from fitscope.engine import jax_sweep
+from fitscope.engine.raw_rows import BLOCK, BLOCK_LENGTH, SUMS, Shape, blocks_of
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 
 _TINY = 2.0**-100
 """Mean magnitude below which elements that matter begin to vanish."""
 
-Parts = tuple[tuple[Any, ...], Any]
-"""Of one tensor: float32 arrays, which `raw_rows` reads one after the other, and a histogram."""
+Parts = tuple[Any, Any, Any]
+"""Of one tensor: a float32 vector that `raw_rows` reads, its blocks or None, and a histogram."""
 
 
-@functools.partial(jax.jit, static_argnames=("zones", "unit_axis", "with_blocks"))
-def measured(tensor: Any, zones: Zones, unit_axis: int, with_blocks: bool) -> Parts:
+@functools.partial(jax.jit, static_argnames=("zones", "unit_axis", "with_blocks", "sweeps"))
+def measured(
+    tensor: Any, zones: Zones, unit_axis: int, with_blocks: bool, sweeps: bool = False
+) -> Parts:
     """Reduce one tensor of any float dtype.
 
     Compiled once for all tensors of a shape, whatever the model; inside a step it becomes a part
@@ -45,45 +49,78 @@ def measured(tensor: Any, zones: Zones, unit_axis: int, with_blocks: bool) -> Pa
         tensor: the tensor.
         zones: of its activation.
         unit_axis: along which its units lie.
-        with_blocks: False where `looked_at` puts in the last part.
+        with_blocks: False where `looked_at` puts them in.
+        sweeps: Whether large tensors are gone over in one sweep; `looked_at` judges the result.
     """
     x = lax.stop_gradient(tensor)
     shape = shape_of(x, zones, unit_axis)
     flat = x.reshape(-1)
     if not shape.size:
-        zeros = jnp.array([0.0, 0.0, 0.0, 1.0], jnp.float32), jnp.zeros((1,), jnp.float32)
-        return zeros, jnp.zeros((BINS,), jnp.uint16)
+        zeros = jnp.zeros(shape.length, jnp.float32).at[3].set(1)
+        blocks = jnp.zeros((BLOCK_LENGTH, 0), jnp.float32) if with_blocks else None
+        return zeros, blocks, jnp.zeros((BINS,), jnp.uint16)
     sample = lax.optimization_barrier(flat[:: stride(shape.size)[0]].astype(jnp.float32))
-    rows = _rows(x, unit_axis).astype(jnp.float32)
+    rows = _rows(x, unit_axis)
+    sweep = jax_sweep.sweep_over(*rows.shape) if sweeps else None
+    sums, *arrays = _passes(rows, shape) if sweep is None else _swept(rows, shape, sweep, sample)
+    vector = jnp.concatenate([jnp.stack(sums), *arrays])
+    blocks = None
+    if with_blocks:
+        blocks = lax.cond(
+            _is_plain(sums[1], sums[2], shape.size, jnp.isfinite),
+            lambda: jnp.zeros((BLOCK_LENGTH, blocks_of(shape)), jnp.float32),
+            lambda: _blocks(x),
+        )
+    return vector, blocks, _histogram(sample)
+
+
+def _passes(rows: Any, shape: Shape) -> tuple[Any, ...]:
+    """The bare sums, each by a reduction of its own."""
+    rows = rows.astype(jnp.float32)
     total, l1 = rows.sum(), jnp.abs(rows).sum()
     # Gradients are small: unscaled, their squares would vanish.
-    scale = _power_of_two(-_exponent(l1 / shape.size))
-    m2 = jnp.square((rows - total / shape.size) * scale).sum()
+    scale = _scale(l1 / shape.size)
+    mean = total / shape.size
+    m2 = jnp.square((rows - mean) * scale).sum()
     nonzero = _counted(jnp.square(jnp.sign(rows)), shape)
-    # Scalars are joined quickly, and each array costs the host some microseconds.
-    sums = (total, l1, m2, scale, *([nonzero[0]] if shape.parts == 1 else []))
-    parts = (
-        jnp.stack(sums),
-        *([] if shape.parts == 1 else [nonzero]),
-        rows.min(0),
-        rows.max(0),
-        *_saturated(rows, zones),
-    )
-    if with_blocks:
-        parts += (
-            lax.cond(
-                _is_plain(sums, shape.size, jnp.isfinite),
-                lambda: jnp.zeros((BLOCK_LENGTH, blocks_of(shape)), jnp.float32),
-                lambda: _blocks(x),
-            ),
-        )
-    return parts, _histogram(sample)
+    sums = (total, l1, m2, scale, mean)
+    arrays = [rows.min(0), rows.max(0)]
+    inside = _inside(shape.zones)
+    if inside is not None:
+        arrays.append(inside(rows).sum(0))
+    return sums, nonzero, *arrays
 
 
-def _is_plain(sums: Sequence[Any], size: int, isfinite: Callable[[Any], Any]) -> Any:
+def _swept(rows: Any, shape: Shape, sweep: jax_sweep.Sweep, sample: Any) -> tuple[Any, ...]:
+    """The same in one sweep, with the squares around the mean of the sample."""
+    center, magnitude = sample.mean(), jnp.abs(sample).mean()
+    scale = jnp.where(magnitude == 0, 1.0, _scale(magnitude))
+    found = jax_sweep.sums(rows, sweep, center, scale, _inside(shape.zones))
+    sums = (found.total, found.magnitudes, found.squares, scale, center)
+    parts = [found.nonzero] if shape.parts == 1 else [found.nonzero // _HALF * _HALF]
+    if shape.parts > 1:  # two that float32 holds exactly
+        parts += [found.nonzero % _HALF, *[0] * (shape.parts - 2)]
+    nonzero = jnp.stack(parts).astype(jnp.float32)
+    return sums, nonzero, found.least, found.greatest, *found.inside
+
+
+_HALF = 4096
+
+
+def _is_plain(l1: Any, m2: Any, size: int, isfinite: Callable[[Any], Any]) -> Any:
     """Whether the bare sums of a tensor tell the truth."""
-    _, l1, m2, *_ = sums
     return isfinite(l1) & isfinite(m2) & ((l1 == 0) | (l1 > size * _TINY))
+
+
+def _is_like_its_sample(sums: Sequence[float], size: int) -> bool:
+    """Whether the center and the scale of a sample were good for the tensor."""
+    total, l1, m2, scale, center = sums
+    if l1 == 0:
+        return True
+    aside = size * ((total / size - center) * scale) ** 2
+    # Squares of a constant are rounding alone.
+    alone = size * (l1 / size * scale * 2.0**-18) ** 2
+    return math.isfinite(m2) and (aside <= 0.9 * m2 or m2 <= alone) and l1 / size * scale > 2.0**-40
 
 
 def host_looks() -> bool:
@@ -91,14 +128,18 @@ def host_looks() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def looked_at(found: Parts, tensor: Any, shape: Shape) -> Parts:
-    """The parts of a tensor with the last one, once its sums are there; waits for them."""
-    parts, histogram = found
+def looked_at(found: Parts, tensor: Any, shape: Shape, unit_axis: int) -> Parts:
+    """The parts of a tensor, judged by its sums, once these are there; waits for them."""
+    vector, _, histogram = found
     if not shape.size:
         return found
-    plain = _is_plain(list(np.asarray(parts[0])), shape.size, np.isfinite)
-    nothing = np.zeros((BLOCK_LENGTH, blocks_of(shape)), np.float32)
-    return (*parts, nothing if plain else _blocks(tensor)), histogram
+    vector = np.asarray(vector)
+    sums = vector[: SUMS + 1].tolist()
+    if math.isfinite(sums[1]) and not _is_like_its_sample(sums, shape.size):
+        vector = np.asarray(measured(tensor, shape.zones, unit_axis, with_blocks=False)[0])
+        sums = vector[: SUMS + 1].tolist()
+    plain = _is_plain(sums[1], sums[2], shape.size, math.isfinite)
+    return vector, None if plain else _blocks(tensor), histogram
 
 
 class Compilation(threading.Thread):
@@ -123,7 +164,8 @@ class Compilation(threading.Thread):
         # What fails here fails again, and is told, where the result is wanted.
         with contextlib.suppress(Exception):
             for kind in self._kinds:
-                measured.lower(*kind, with_blocks=not host_looks()).compile()
+                looks = host_looks()
+                measured.lower(*kind, with_blocks=not looks, sweeps=looks).compile()
 
 
 def shape_of(tensor: Any, zones: Zones, unit_axis: int) -> Shape:
@@ -138,11 +180,12 @@ def shape_of(tensor: Any, zones: Zones, unit_axis: int) -> Shape:
 
 
 @jax.jit
-def joined(floats: Sequence[Any], histograms: Sequence[Any]) -> tuple[Any, Any]:
+def joined(found: Sequence[Parts]) -> Parts:
     """All parts of a step as two flat arrays: on an accelerator each one is a transfer."""
     return (
-        jnp.concatenate([part.reshape(-1) for part in floats]),
-        jnp.concatenate([counts.reshape(-1) for counts in histograms]),
+        jnp.concatenate([part.reshape(-1) for *own, _ in found for part in own]),
+        None,
+        jnp.concatenate([counts.reshape(-1) for _, _, counts in found]),
     )
 
 
@@ -165,16 +208,19 @@ def _counted(indicator: Any, shape: Shape) -> Any:
     return indicator.reshape(shape.parts, -1).sum(1)
 
 
-def _saturated(rows: Any, zones: Zones) -> tuple[Any, ...]:
+def _inside(zones: Zones) -> Callable[[Any], Any] | None:
+    """Tells by element whether it is saturated, as 0 or 1; None where nothing can be."""
     below, above = zones.saturated_below, zones.saturated_above
     if below is None and above is None:
-        return ()
-    low = rows <= (-math.inf if below is None else below)
-    high = rows >= (math.inf if above is None else above)
-    inside = (
-        low | high if below is not None and above is not None else low if above is None else high
-    )
-    return (inside.astype(jnp.float32).sum(0),)
+        return None
+
+    def inside(x: Any) -> Any:
+        low = x <= (-math.inf if below is None else below)
+        high = x >= (math.inf if above is None else above)
+        both = below is not None and above is not None
+        return (low | high if both else low if above is None else high).astype(jnp.float32)
+
+    return inside
 
 
 @jax.jit
@@ -216,6 +262,11 @@ def _blocks(tensor: Any) -> Any:
 
 
 _MAGNITUDE, _INFINITY = 0x7FFFFFFF, 0x7F800000
+
+
+def _scale(magnitude: Any) -> Any:
+    """A power of two that brings values of this mean magnitude near one."""
+    return _power_of_two(-_exponent(magnitude))
 
 
 def _exponent(positive: Any) -> Any:

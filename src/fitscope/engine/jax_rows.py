@@ -60,7 +60,7 @@ class Measured:
         looks = jax_kernel.host_looks()
         found = [
             jax_kernel.measured(
-                next(tensors), kind.shape.zones, kind.unit_axis, with_blocks=not looks
+                next(tensors), kind.shape.zones, kind.unit_axis, with_blocks=not looks, sweeps=looks
             )
             if kind.later
             else next(parts)
@@ -73,17 +73,16 @@ class Measured:
                 found, looked = looked(), None
             return SumsRow(self.step, found, self.states, self.values, data, looked, hold)
         if found:
-            floats, histograms = jax_kernel.joined(
-                [part for own, _ in found for part in own], [counts for _, counts in found]
-            )
-            found = [((floats,), histograms)]
+            found = [jax_kernel.joined(found)]
         return SumsRow(self.step, found, self.states, self.values, data)
 
     def _looked_at(self, found: Sequence[jax_kernel.Parts]) -> Sequence[jax_kernel.Parts]:
         """What was found, with what the host has decided on after a look at it."""
         tensors = iter(self.tensors)
         return [
-            jax_kernel.looked_at(own, next(tensors), kind.shape) if kind.later else own
+            jax_kernel.looked_at(own, next(tensors), kind.shape, kind.unit_axis)
+            if kind.later
+            else own
             for own, kind in zip(found, self.step.kinds, strict=True)
         ]
 
@@ -115,7 +114,7 @@ class _Hold:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SumsRow:
-    """A row of `raw_rows` in parts and the histograms beside it, still on the device."""
+    """What was computed of each tensor, still on the device, where there is one in one row."""
 
     step: TracedStep
     found: Sequence[jax_kernel.Parts]
@@ -129,7 +128,7 @@ class SumsRow:
     def arrays(self) -> Sequence[Any]:
         if jax.default_backend() == "cpu":
             return ()  # already there
-        parts = [part for own, counts in self.found for part in (*own, counts)]
+        parts = [part for own in self.found for part in own if part is not None]
         return *parts, *self.states, *self.values
 
     @property
@@ -153,10 +152,15 @@ class SumsRow:
         found = self.found if self.looked is None else self.looked()
         if self.hold is not None:
             self.hold.release()
-        floats = [part for own, _ in found for part in own]
-        row = _flat([*floats, *self.states], np.float32)
-        moments, states, places = raw_rows.read_row(row, shapes, self.step.states)
-        histograms = _flat([counts for _, counts in found], np.uint16).reshape(-1, BINS)
+        if jax_kernel.host_looks():
+            vectors = [np.asarray(vector) for vector, _, _ in found]
+            blocks = [None if part is None else np.asarray(part) for _, part, _ in found]
+        else:
+            joined = np.concatenate([np.zeros(0, np.float32), *(row for row, _, _ in found)])
+            vectors, blocks = raw_rows.split_row(joined, shapes)
+        moments, places = raw_rows.read_tensors(vectors, blocks, shapes)
+        histograms = _flat([counts for _, _, counts in found], np.uint16).reshape(-1, BINS)
+        states = _flat(self.states, np.float32)
         return Reading(self.step.layout, moments, histograms, states, places)
 
 

@@ -1,13 +1,12 @@
 """From the raw sums of an observed step to moments, in float64 on the host.
 
-On JAX, the sums of each tensor arrive one after the other:
+On JAX, the sums of each tensor arrive in one vector:
 
-    total, sum of magnitudes, sum of squares around the mean of the scaled values, scale
+    total, sum of magnitudes, sum of squares of the scaled distances from a center, scale, center
     nonzero elements, in parts
     least, greatest, saturated elements of each unit
-    blocks, zero unless needed
 
-and behind them the states of the user statistics.
+and with it the sums of its blocks, which are zero or left out where they are not needed.
 
 A block holds `BLOCK_LENGTH` numbers: nan, +inf, -inf, zeros, finite elements, least, greatest;
 of the finite elements divided by 2**exponent, the exponent, a middle value, the sum of the
@@ -18,6 +17,7 @@ the first element that is not finite.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +45,7 @@ class Shape:
     zones: Zones
     sampled: int
 
-    @property
+    @functools.cached_property
     def parts(self) -> int:
         """Into how many parts counts are split, so that float32 holds each exactly."""
         least = max(1, math.ceil(self.size / 2**24))
@@ -55,90 +55,131 @@ class Shape:
     def saturates(self) -> bool:
         return self.zones.saturated_below is not None or self.zones.saturated_above is not None
 
+    @functools.cached_property
+    def length(self) -> int:
+        """How many numbers the vector of a tensor has."""
+        if not self.size:
+            return SUMS + 2
+        return SUMS + 1 + self.parts + (3 if self.saturates else 2) * self.n_units
+
 
 def blocks_of(shape: Shape) -> int:
     """Into how many blocks a tensor is cut."""
     return -(-shape.size // BLOCK)
 
 
-def read_row(
-    row: NDArray[np.float32], shapes: Sequence[Shape], states: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
-    """Read the vector of one step.
+def split_row(
+    row: NDArray[np.float32], shapes: Sequence[Shape]
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """Take a flat row apart into `(vectors, blocks)`."""
+    reader = Reader(row)
+    vectors: list[NDArray[np.float32]] = []
+    blocks: list[NDArray[np.float32]] = []
+    for shape in shapes:
+        vectors.append(reader.take(shape.length))
+        blocks.append(reader.take(BLOCK_LENGTH * blocks_of(shape)).reshape(BLOCK_LENGTH, -1))
+    return vectors, blocks
+
+
+def read_tensors(
+    vectors: Sequence[NDArray[np.float32]],
+    blocks: Sequence[NDArray[np.float32] | None],
+    shapes: Sequence[Shape],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Read what a step took of its tensors.
 
     Args:
-        row: the vector.
-        shapes: of its tensors.
-        states: the length of the user statistics' states together.
+        vectors: by tensor.
+        blocks: by tensor, zero or None where its vector tells the truth.
+        shapes: by tensor.
 
     Returns:
-        `(moments [tensors, len(COLUMNS)], states of user statistics, places [tensors])`; a place is
-        that of the first element that is not finite in the flat tensor, -1 where all are.
+        `(moments [tensors, len(COLUMNS)], places [tensors])`; a place is that of the first element
+        that is not finite in the flat tensor, -1 where all are.
     """
-    reader = Reader(row.astype(np.float64))
     moments = empty(len(shapes))
-    places = np.full(len(shapes), -1, np.int64)
+    alike: dict[Shape, list[int]] = {}
     for i, shape in enumerate(shapes):
-        sums = reader.take(SUMS)
-        nonzero = reader.take(shape.parts if shape.size else 1).sum()
-        moments[i] = bare(shape, sums, nonzero, read_units(reader, shape))
-        blocks = reader.take(BLOCK_LENGTH * blocks_of(shape)).reshape(BLOCK_LENGTH, -1)
-        if blocks.any():
-            _replace(moments[i], blocks)
-            places[i] = _first_bad(blocks)
-    return moments, reader.take(states).astype(np.float32), places
+        alike.setdefault(shape, []).append(i)
+    for shape, tensors in alike.items():  # a network has many tensors of few shapes
+        moments[tensors] = _read(shape, np.stack([vectors[i] for i in tensors]))
+    places = np.full(len(shapes), -1, np.int64)
+    for i, found in enumerate(blocks):
+        if found is not None and found.any():
+            exact = found.astype(np.float64)
+            _replace(moments[i], exact)
+            places[i] = _first_bad(exact)
+    return moments, places
+
+
+def _read(shape: Shape, table: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The moments of tensors of one shape, `[tensors, len(COLUMNS)]`."""
+    total, l1, m2, scale, center = table[:, : SUMS + 1].T.astype(np.float64)
+    rest = table[:, SUMS + 1 :]
+    n = shape.parts if shape.size else 1
+    nonzero = rest[:, :n].sum(1, dtype=np.float64)
+    units = rest[:, n:].reshape(len(table), -1, shape.n_units) if shape.size else ()
+    with np.errstate(invalid="ignore", over="ignore"):  # replaced from the blocks when not finite
+        # The mean of a tensor is known once all of it was read.
+        aside = shape.size * ((total / (shape.size or 1) - center) * scale) ** 2
+        m2 = np.maximum(m2 - aside, 0.0)
+    found = of_units(shape, *(units[:, i] for i in range(units.shape[1]))) if shape.size else NONE
+    return bare(shape, (total, l1, m2, scale), nonzero, found)
 
 
 class Reader:
     """Takes a flat vector apart from the front."""
 
-    def __init__(self, row: NDArray[np.float64]) -> None:
+    def __init__(self, row: NDArray[Any]) -> None:
         self._row = row
         self._at = 0
 
-    def take(self, n: int) -> NDArray[np.float64]:
+    def take(self, n: int) -> NDArray[Any]:
         part = self._row[self._at : self._at + n]
         self._at += n
         return part
 
-    def rest(self) -> NDArray[np.float64]:
+    def rest(self) -> NDArray[Any]:
         """What nothing took."""
         return self._row[self._at :]
 
 
-def read_units(
-    reader: Reader, shape: Shape, *, always: bool = False
-) -> tuple[float, float, float, float, float]:
+NONE = (math.nan, math.nan, 0.0, 0.0, 0.0)
+"""What `of_units` gives of a tensor without elements."""
+
+
+def of_units(
+    shape: Shape, low: NDArray[Any], high: NDArray[Any], saturated: NDArray[Any] | None = None
+) -> tuple[Any, Any, Any, Any, Any]:
     """Least and greatest value, dead units, saturated elements and units.
 
     Args:
-        reader: Stands at the units of the tensor.
         shape: The tensor's.
-        always: Whether an empty tensor has units in the vector, too.
+        low: The least value of each unit, along the last axis.
+        high: The greatest, in the same way.
+        saturated: How many elements of each are saturated; None where none can be.
     """
-    if not shape.size:
-        if always:
-            reader.take((3 if shape.saturates else 2) * shape.n_units)
-        return math.nan, math.nan, 0.0, 0.0, 0.0
-    low, high = reader.take(shape.n_units), reader.take(shape.n_units)
-    dead = 0.0
+    dead: Any = 0.0
     if shape.zones.dead is not None:
         # A unit that puts out a NaN or an infinity compares false: it is not dead.
         first, last = shape.zones.dead
-        dead = float(((low >= first) & (high <= last)).sum())
-    if not shape.saturates:
-        return low.min(), high.max(), dead, 0.0, 0.0
-    saturated = reader.take(shape.n_units)
-    whole = float((saturated >= shape.size // shape.n_units).sum())
-    return low.min(), high.max(), dead, saturated.sum(), whole
+        dead = ((low >= first) & (high <= last)).sum(-1)
+    if saturated is None:
+        return low.min(-1), high.max(-1), dead, 0.0, 0.0
+    whole = (saturated >= shape.size // shape.n_units).sum(-1)
+    return low.min(-1), high.max(-1), dead, saturated.sum(-1, dtype=np.float64), whole
 
 
-def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.float64]:
-    """The moments that the bare sums of a tensor tell."""
-    out = np.zeros(len(COLUMNS))
+def bare(shape: Shape, sums: Any, nonzero: Any, units: Any) -> NDArray[np.float64]:
+    """The moments that bare sums tell, of one tensor or of several of a shape.
+
+    Returns:
+        `[..., len(COLUMNS)]`.
+    """
     total, l1, m2, scale = sums
     low, high, dead, saturated, saturated_units = units
     size = shape.size or math.nan
+    out = np.zeros((*np.shape(total), len(COLUMNS)))
     with np.errstate(invalid="ignore", divide="ignore"):  # replaced from the blocks when not finite
         values = {
             "count": shape.size,
@@ -155,7 +196,7 @@ def bare(shape: Shape, sums: Any, nonzero: float, units: Any) -> NDArray[np.floa
             "hist_count": shape.sampled,
         }
     for name, value in values.items():
-        out[_PLACE[name]] = value
+        out[..., _PLACE[name]] = value
     return out
 
 

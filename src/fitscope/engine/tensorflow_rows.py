@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitscope.engine.layout import Kept, Layout, Reading, kept_bytes, to_host
-from fitscope.engine.raw_rows import SUMS, Reader, Shape, bare, read_units
+from fitscope.engine.raw_rows import NONE, SUMS, Reader, Shape, bare, of_units
 from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS
@@ -65,8 +65,9 @@ class SumsRow:
             size, nonzero = (int(n) for n in integers[i])
             shape = Shape(size, kind.n_units, kind.zones, stride(size)[1])
             sums = reader.take(SUMS)
-            units = read_units(reader, shape, always=True)
-            moments[i] = bare(shape, sums, float(nonzero), units)
+            units = reader.take((3 if shape.saturates else 2) * shape.n_units)
+            found = of_units(shape, *units.reshape(-1, shape.n_units)) if size else NONE
+            moments[i] = bare(shape, sums, float(nonzero), found)
             if slow[i].any():
                 _replace(moments[i], slow[i])
                 if np.isfinite(slow[i][-1]):
