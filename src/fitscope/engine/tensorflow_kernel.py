@@ -14,8 +14,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from fitscope.engine import tensorflow_sweep
 from fitscope.engine.raw_rows import SUMS
 from fitscope.engine.vector import BINS, SAMPLES, stride
 from fitscope.statistics.activation import Zones
@@ -53,7 +55,7 @@ class Kind:
     zones: Zones
     unit_axis: int
     in_parts: bool
-    """Whether the tensor is reduced part by part; where it is large, that halves the time."""
+    """Whether the tensor is gone over part by part, which is faster where it is large."""
 
     @property
     def n_units(self) -> int:
@@ -66,6 +68,17 @@ class Kind:
     def length(self) -> int:
         """How many floats the reductions of one tensor are."""
         return SUMS + (3 if self.saturates else 2) * self.n_units
+
+    @property
+    def lanes(self) -> int:
+        """How wide a sweep over the tensor is."""
+        return tensorflow_sweep.lanes(self.n_units)
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether the tensor is reduced in sweeps."""
+        last = self.shape is not None and self.unit_axis in (-1, len(self.shape) - 1)
+        return self.in_parts and last and self.lanes > 0 and tensorflow_sweep.available()
 
     @property
     def saturates(self) -> bool:
@@ -84,16 +97,20 @@ class Reduced:
     Args:
         tensor: of the kind.
         kind: what is known of it.
-        place: its number among the tensors of the step.
+        place: its number among the tensors of the step that are not swept.
     """
 
     def __init__(self, tensor: Any, kind: Kind, place: int) -> None:
         # Also keeps a gradient tape from recording what follows.
         self.tensor = tf.stop_gradient(tensor)
         self.kind = kind
-        self.floats, self.integers, self.plain, self.bins = _function(_reduce, kind)(
-            self.tensor, tf.constant(place * BINS)
-        )
+        self.histogram = self.bins = None
+        if kind.sweeps:
+            found = _function(_swept, kind)(self.tensor)
+            self.floats, self.integers, self.plain, self.histogram = found
+        else:
+            found = _function(_reduce, kind)(self.tensor, tf.constant(place * BINS))
+            self.floats, self.integers, self.plain, self.bins = found
 
     def flat(self) -> Any:
         return tf.cast(tf.reshape(self.tensor, [-1]), tf.float32)
@@ -106,6 +123,8 @@ def _function(body: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
     def reduce(*args: Any) -> Any:
         return body(kind, *args)
 
+    if body is _swept:
+        return tf.function(reduce, autograph=False, jit_compile=True)
     # Inlined, it would be optimised once for each tensor.
     return tf.function(reduce, autograph=False, experimental_attributes={"_noinline": True})
 
@@ -119,20 +138,68 @@ def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
         histogram.
     """
     rows = _rows(kind, x)
-    size = tf.size(rows)
-    floats = tf.cast(size, tf.float32)
     sums, units = (_by_parts if kind.in_parts else _at_once)(kind, rows)
     total, l1, squares, nonzero = tf.unstack(sums)
     m2, scale = _around_mean(rows, total, l1, squares)
-    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(floats * _TINY, tf.float64))
-    plain = tf.math.is_finite(tf.cast(l1, tf.float32)) & tf.math.is_finite(m2) & in_range
-    moments = tf.stack([tf.cast(total, tf.float32), tf.cast(l1, tf.float32), m2, scale])
+    moments = [tf.cast(total, tf.float32), tf.cast(l1, tf.float32), m2, scale]
+    return (*_found(kind, tf.size(rows), moments, nonzero, units), _bins(x) + first_bin)
+
+
+def _found(
+    kind: Kind, size: Any, moments: Sequence[Any], nonzero: Any, units: Sequence[Any]
+) -> tuple[Any, Any, Any]:
+    """What `_reduce` returns before the bins."""
+    _, l1, m2, _ = moments
+    in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(size, tf.float32) * _TINY)
+    plain = tf.math.is_finite(l1) & tf.math.is_finite(m2) & in_range
     return (
-        tf.ensure_shape(tf.concat([moments, *units], 0), [kind.length]),
+        tf.ensure_shape(tf.concat([tf.stack(moments), *units], 0), [kind.length]),
         tf.stack([size, tf.cast(nonzero, tf.int32)]),
         plain | tf.equal(size, 0),
-        _bins(x) + first_bin,
     )
+
+
+def _swept(kind: Kind, x: Any) -> tuple[Any, Any, Any, Any]:
+    """The reductions in sweeps over the tensor, for the squares need the mean.
+
+    Returns:
+        What `_reduce` does, with the counts of the bins in place of the bins.
+    """
+    flat, size = tf.reshape(x, [-1]), tf.size(x)
+    count = tf.maximum(tf.cast(size, tf.float32), 1.0)
+    terms = [
+        tensorflow_sweep.TOTAL,
+        tensorflow_sweep.MAGNITUDES,
+        tensorflow_sweep.counted(lambda x: x != 0),
+        tensorflow_sweep.LEAST,
+        tensorflow_sweep.GREATEST,
+    ]
+    inside = _inside(kind.zones)
+    if inside is not None:
+        terms.append(tensorflow_sweep.counted(inside))
+    found = tensorflow_sweep.sweep(flat, kind.lanes, terms)
+    total, l1 = (tf.reduce_sum(sums) for sums in found[:2])
+    # Gradients are small, and so are updates: unscaled, their squares would vanish.
+    mean, scale = total / count, _scale(l1 / count)
+    squares = tensorflow_sweep.Term(lambda x: tf.square((x - mean) * scale))
+    (around,) = tensorflow_sweep.sweep(flat, kind.lanes, [squares])
+    nonzero = tf.reduce_sum(tf.cast(found[2], tf.int32))
+    reduces = [tf.reduce_min, tf.reduce_max, tf.reduce_sum]
+    units = [
+        reduce(tf.reshape(sums, [-1, kind.n_units]), 0)
+        for reduce, sums in zip(reduces, found[3:], strict=False)
+    ]
+    bins = _bins(x)
+    histogram = tf.math.unsorted_segment_sum(tf.ones_like(bins, tf.float32), bins, BINS)
+    moments = [total, l1, tf.reduce_sum(around), scale]
+    return *_found(kind, size, moments, nonzero, units), histogram
+
+
+def _scale(magnitude: Any) -> Any:
+    """A power of two that brings values of this mean magnitude near one."""
+    exponent = tf.bitwise.right_shift(tf.bitcast(magnitude, tf.int32), 23)
+    exponent = tf.clip_by_value(exponent - 127, -126, 126)
+    return tf.bitcast(tf.bitwise.left_shift(127 - exponent, 23), tf.float32)
 
 
 def _sums(part: Any) -> Any:
@@ -182,9 +249,7 @@ def _around_mean(rows: Any, total: Any, l1: Any, squares: Any) -> tuple[Any, Any
 
     def scaled() -> tuple[Any, Any]:
         # Gradients are small, and so are updates.
-        exponent = tf.bitwise.right_shift(tf.bitcast(tf.cast(l1 / size, tf.float32), tf.int32), 23)
-        exponent = tf.clip_by_value(exponent - 127, -126, 126)
-        scale = tf.bitcast(tf.bitwise.left_shift(127 - exponent, 23), tf.float32)
+        scale = _scale(tf.cast(l1 / size, tf.float32))
         mean = tf.cast(total / size, tf.float32)
         return tf.reduce_sum(tf.square((rows - mean) * scale)), scale
 
@@ -198,12 +263,24 @@ def _around_mean(rows: Any, total: Any, l1: Any, squares: Any) -> tuple[Any, Any
 def _units(kind: Kind, rows: Any) -> list[Any]:
     """Least, greatest and, where the activation saturates, saturated elements of each unit."""
     found = [tf.reduce_min(rows, 0), tf.reduce_max(rows, 0)]
-    if kind.saturates:
-        below, above = kind.zones.saturated_below, kind.zones.saturated_above
-        inside = [rows <= below] if below is not None else []
-        inside += [rows >= above] if above is not None else []
-        found.append(tf.reduce_sum(tf.cast(functools.reduce(tf.logical_or, inside), tf.float32), 0))
+    inside = _inside(kind.zones)
+    if inside is not None:
+        found.append(tf.reduce_sum(tf.cast(inside(rows), tf.float32), 0))
     return found
+
+
+def _inside(zones: Zones) -> Callable[[Any], Any] | None:
+    """Tells by element whether it is saturated; None where nothing can be."""
+    below, above = zones.saturated_below, zones.saturated_above
+    if below is None and above is None:
+        return None
+
+    def inside(x: Any) -> Any:
+        found = [x <= below] if below is not None else []
+        found += [x >= above] if above is not None else []
+        return functools.reduce(tf.logical_or, found)
+
+    return inside
 
 
 def _rows(kind: Kind, x: Any) -> Any:
@@ -235,14 +312,28 @@ def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
             _all_blocks(tf.concat([r.flat() for r in found], 0), sizes[:, 0]), [count, SLOW]
         ),
     )
-    bins = tf.concat([r.bins for r in found], 0)
-    ones = tf.ones_like(bins, tf.float32)
     return {
         "floats": tf.ensure_shape(tf.concat([*(r.floats for r in found), *extra], 0), [length]),
         "integers": sizes,
         "slow": slow,
-        "histograms": tf.math.unsorted_segment_sum(ones, bins, count * BINS),
+        "histograms": _histograms(found),
     }
+
+
+def _histograms(found: Sequence[Reduced]) -> Any:
+    """The counts of all tensors in their bins, one tensor after the other."""
+    counted = [r.histogram for r in found if r.histogram is not None]
+    bins = [r.bins for r in found if r.bins is not None]
+    parts = [tf.reshape(tf.stack(counted), [-1])] if counted else []
+    if bins:
+        flat = tf.concat(bins, 0)
+        ones = tf.ones_like(flat, tf.float32)
+        parts.append(tf.math.unsorted_segment_sum(ones, flat, len(bins) * BINS))
+    if len(parts) == 1:
+        return parts[0]
+    order = sorted(range(len(found)), key=lambda i: found[i].histogram is None)
+    places = np.argsort(order)
+    return tf.reshape(tf.gather(tf.reshape(tf.concat(parts, 0), [-1, BINS]), places), [-1])
 
 
 @functools.lru_cache(maxsize=1)

@@ -100,11 +100,12 @@ class Ring:
         states, found = [], []
         keep = [slot for slot in slots if slot.wanted.keeps]
         slots = [slot for slot in slots if slot.wanted.measures]
-        for place, slot in enumerate(slots):
+        for slot in slots:
             met: Met = slot.measured
             statistics = met.wanted.statistics
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
             states.append([user_state(s, x, met.beside) for s in statistics])
+            place = sum(not reduced.kind.sweeps for reduced in found)
             found.append(Reduced(met.tensor, _kind(met), place))
         layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]
