@@ -24,8 +24,8 @@ _SMALL, _LARGE = 2.0**-40, 2.0**50
 _WIDE = 512
 """Columns from which on `amax(0)` is vectorised."""
 
-_PART = 2**20
-"""Elements that are looked at at once."""
+_PART = 2**18
+"""Elements that are looked at at once: what was read stays in the cache for the next look."""
 
 _ROW = 4096
 """Squares that are added up in float32; a longer sum would lose digits."""
@@ -40,13 +40,10 @@ def moments(tensor: Any, zones: Zones, unit_axis: int, hist_count: int) -> Any:
     if not x.is_cpu or not x.numel():
         return _anywhere(x.float(), zones, unit_axis, hist_count)
     parts = _parts(x, unit_axis)
-    ends = [torch.aminmax(part) for part in parts]
-    least = torch.stack([low for low, _ in ends]).min().item()
-    most = torch.stack([high for _, high in ends]).max().item()
-    extent = max(-least, most)
-    if not (extent < _LARGE and (extent > _SMALL or extent == 0)):  # or not a number
+    sums = _sums(parts)
+    if sums is None:
         return _anywhere(x.float(), zones, unit_axis, hist_count)
-    sums = _sums(parts, least, most)
+    least, most = sums.least, sums.most
     saturated, saturated_units = _saturated(parts, zones)
     size, units = x.numel(), parts[0].shape[1]
     counts = [size, 0, 0, 0, size - sums.nonzero, saturated]
@@ -115,43 +112,57 @@ def _per_unit(part: Any, reduce: Callable[..., Any]) -> Any:
 
 @dataclasses.dataclass
 class _Sums:
-    """Sums over a whole tensor, added up in float64."""
+    """Sums over a whole tensor, added up in float64, and its ends."""
 
+    least: float = math.inf
+    most: float = -math.inf
     total: float = 0.0
     l1: float = 0.0
     m2: float = 0.0
     nonzero: int = 0
 
 
-def _sums(parts: Sequence[Any], least: float, most: float) -> _Sums:
-    """What the tensor's least and greatest value leave to be computed, and its squares."""
+def _sums(parts: Sequence[Any]) -> _Sums | None:
+    """What the least and the greatest value of each part leave to be computed, and its squares.
+
+    None where something is not finite, or so large or so small that squares are not to be trusted.
+    """
     found = _Sums()
-    size = sum(part.numel() for part in parts)
     buffer = torch.empty(max(part.numel() for part in parts))
-    squares = 0.0
+    norms: list[Any] = []
     for part in parts:
         flat = part.view(-1)
+        low, high = (end.item() for end in torch.aminmax(flat))
+        if not max(-low, high) < _LARGE:  # or not a number
+            return None
+        found.least, found.most = min(found.least, low), max(found.most, high)
         total = flat.sum().item()
         found.total += total
-        squares += _squares(flat)
-        if least > 0.0 or most < 0.0:
+        norms += _norms(flat)
+        if low > 0.0 or high < 0.0:
             found.l1 += abs(total)
             found.nonzero += len(flat)
-        elif least == 0.0 or most == 0.0:
+        elif low == 0.0 == high:
+            pass
+        elif low == 0.0 or high == 0.0:
             found.l1 += abs(total)
             found.nonzero += _nonzero(flat, buffer)
         else:
             magnitudes = torch.abs(flat, out=buffer[: len(flat)])
             found.l1 += magnitudes.sum().item()
             found.nonzero += _nonzero(magnitudes, buffer)
+    if 0.0 < max(-found.least, found.most) <= _SMALL:
+        return None
+    size = sum(part.numel() for part in parts)
     mean = found.total / size
+    squares = _squares(norms)
     found.m2 = squares - found.total * mean
     if squares > _SPREAD * found.m2:
-        found.m2 = 0.0
+        distances = []
         for part in parts:
             flat = part.view(-1)
-            distances = torch.sub(flat, mean, out=buffer[: len(flat)])
-            found.m2 += _squares(distances)
+            distances += _norms(torch.sub(flat, mean, out=buffer[: len(flat)]))
+        found.m2 = _squares(distances)
     return found
 
 
@@ -165,12 +176,18 @@ def _nonzero(flat: Any, buffer: Any) -> int:
     return int(torch.ne(flat, 0, out=buffer[: len(flat)]).sum().item())
 
 
-def _squares(flat: Any) -> float:
-    """The sum of squares."""
+def _norms(flat: Any) -> list[Any]:
+    """Norms of pieces, whose squares float32 adds up without losing digits."""
     whole = len(flat) // _ROW * _ROW
-    norms = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)
-    rest = torch.linalg.vector_norm(flat[whole:])
-    return norms.double().square().sum().item() + rest.item() ** 2
+    found = [torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)] if whole else []
+    if whole < len(flat):
+        found.append(torch.linalg.vector_norm(flat[whole:]).view(1))
+    return found
+
+
+def _squares(norms: Sequence[Any]) -> float:
+    """The sum of the squares whose roots these are."""
+    return torch.cat(list(norms)).double().square().sum().item()
 
 
 def _saturated(parts: Sequence[Any], zones: Zones) -> tuple[int, int]:
