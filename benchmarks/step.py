@@ -22,6 +22,10 @@ TIMED = 2
 The step before is of the same way: an observed step thus carries the recording of the observed
 step before it, as in a training that observes them all, and a plain step carries nobody's."""
 
+SETTLING = 4
+"""Turns before the first that counts: on JAX the first rows are reduced in a way that compiles fast
+but runs slower."""
+
 
 class Stepper:
     """Runs single steps of a model through functions put in place of its own.
@@ -99,6 +103,7 @@ def measure(work: Work, steps: int, of: Sequence[str] = ("output",)) -> tuple[Ti
         functions = {"plain": stepper.plain, "observed": observed, "unobserved": unobserved}
         ways = {name: way(function) for name, function in functions.items()}
         for turn in ways.values():
-            turn()
+            for _ in range(SETTLING):
+                turn()
         timings = interleave(ways, math.ceil(steps / TIMED))
     return timings, check(every)

@@ -84,3 +84,28 @@ def test_no_sweep_where_it_would_not_be_faster(shape: tuple[int, int]) -> None:
     from fitscope.engine import jax_sweep
 
     assert jax_sweep.sweep_over(*shape) is None
+
+
+def test_the_rows_of_a_fit_are_swept_after_the_first() -> None:
+    import keras
+
+    import fitscope as fs
+    from fitscope.engine import jax_kernel
+
+    x = made("normal", (256, 20), np.random.default_rng(0))
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(300, "relu", name="wide")])
+    model.compile(keras.optimizers.SGD(0.0), "mse")  # all steps are alike
+    scope = fs.Scope(fs.watch("wide"), every=1)
+    epochs = jax_kernel.Reducers.PASSES + 2
+    y = np.zeros((256, 300), np.float32)
+    model.fit(x, y, batch_size=256, epochs=epochs, shuffle=False, verbose=0, callbacks=[scope])
+    kernel, bias = (np.asarray(w, np.float64) for w in model.get_weights())
+    out = np.maximum(x.astype(np.float64) @ kernel + bias, 0)
+    run = scope.run
+    assert run is not None
+    for name, want in {"mean": out.mean(), "std": out.std(), "max": out.max()}.items():
+        found = run.stats("wide", name).to_arrow()["value"].to_numpy()
+        assert len(found) == epochs
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+    zeros = run.stats("wide", "zeros").to_arrow()["value"].to_numpy()
+    assert set(zeros) == {float((out == 0).sum())}

@@ -150,6 +150,10 @@ class JaxDevice:
     def __init__(self, *, traced: bool) -> None:
         self.traced = traced
         """Whether the step is traced as a whole, and its values are read afterwards."""
+        self.weights_later = traced and jax_kernel.host_looks()
+        """Whether weights are reduced behind the step. The memory of a weight is that of its
+        successor, so one that leaves the step is copied. On a CPU a copy and a sweep over it take
+        less than reductions in the step, and need no compilation of their own."""
         self.taps: dict[int, Tap | Held] = {}
         self.given: dict[int, Tap] = {}
         """By variable, the gradients that optimizers were given."""
@@ -194,20 +198,22 @@ class JaxDevice:
     def measure_weight(
         self, value: Any, weight: Weight, port: str, before: Held | None = None
     ) -> Tap:
-        """Measure a weight, or with `before` what became of it.
-
-        Within the step: the memory of a weight is that of its successor, so one that leaves the
-        step is copied.
-        """
+        """Measure a weight, or with `before` what became of it."""
         _, wanted = weight.ports[port]
-        made = Tap(next(_NUMBERS), weight.entry, port, wanted, value, before=before)
+        made = Tap(
+            next(_NUMBERS), weight.entry, port, wanted, value,
+            before=before, later=self.weights_later,
+        )  # fmt: skip
         return self._tap(value, made)
 
     def measure_given(self, gradient: Any, weight: Weight, scale: Held | None) -> None:
         """Measure a gradient that an optimizer was given."""
         _, wanted = weight.ports["weight_gradient"]
         scales = () if scale is None else (scale,)
-        made = Tap(next(_NUMBERS), weight.entry, "weight_gradient", wanted, gradient, scales=scales)
+        made = Tap(
+            next(_NUMBERS), weight.entry, "weight_gradient", wanted, gradient,
+            scales=scales, later=self.weights_later,
+        )  # fmt: skip
         self.given[id(weight.variable)] = self._tap(gradient, made)
 
     def missing(self, weight: Weight) -> Tap:
@@ -386,10 +392,8 @@ class JaxEngine:
             tuple(Kind(tap.shape, tap.unit_axis(tap.marked), tap.later) for tap in taps),
             sum(map(sum, lengths)),
             tuple((slot.site, slot.wanted.rows or EVERY_ROW) for slot in keep),
-            jax_kernel.Compilation(later) if later else None,
+            jax_kernel.Reducers(later) if later else None,
         )
-        if step.compilation is not None:
-            step.compilation.start()
         return Measured(
             step,
             tensors=[tap.tensor for tap in taps if tap.later],

@@ -142,30 +142,67 @@ def looked_at(found: Parts, tensor: Any, shape: Shape, unit_axis: int) -> Parts:
     return vector, None if plain else _blocks(tensor), histogram
 
 
-class Compilation(threading.Thread):
-    """Compiles `measured` for tensors that a step under compilation will hand over.
+class Reducers:
+    """Reduces the tensors of one traced step, with functions compiled beside it.
 
-    XLA compiles a step on one core; by the time it is done, the rest is done beside it.
+    XLA compiles a step on one core; by the time it is done, the reductions are done beside it. A
+    sweep takes three times as long to compile, so the first rows do without, while it is compiled
+    in turn. After how many is fixed: equal trainings have equal records, to the last digit.
 
     Args:
         tensors: abstract ones, as they are met while the step is traced, each with what else
             `measured` is called with.
     """
 
+    PASSES = 8
+    """Rows before the first with sweeps."""
+
     def __init__(self, tensors: Sequence[tuple[Any, Zones, int]]) -> None:
-        super().__init__(name="fitscope-compilation")
         kinds = {
             (jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.aval.weak_type), *kind)
             for x, *kind in tensors
         }
         self._kinds = sorted(kinds, key=lambda kind: -math.prod(kind[0].shape))
+        self._rows = 0
+        self._thread = self._compiling(self._kinds, sweeps=False)
 
-    def run(self) -> None:
-        # What fails here fails again, and is told, where the result is wanted.
-        with contextlib.suppress(Exception):
-            for kind in self._kinds:
-                looks = host_looks()
-                measured.lower(*kind, with_blocks=not looks, sweeps=looks).compile()
+    def reduce(self, tensors: Sequence[tuple[Any, Zones, int]]) -> list[Parts]:
+        """The parts of the tensors of one row."""
+        looks = host_looks()
+        self._rows += 1
+        if looks and self._rows == 2:
+            large = [kind for kind in self._kinds if _can_be_swept(kind[0].shape, kind[2])]
+            self._thread = self._compiling(large, sweeps=True)
+        if self._rows == 1 or self._rows == self.PASSES + 1:
+            self._thread.join()
+        swept = looks and self._rows > self.PASSES
+        return [
+            measured(
+                x, zones, axis, with_blocks=not looks,
+                sweeps=swept and _can_be_swept(x.shape, axis),
+            )
+            for x, zones, axis in tensors
+        ]  # fmt: skip
+
+    @staticmethod
+    def _compiling(kinds: Sequence[Any], *, sweeps: bool) -> threading.Thread:
+        def run() -> None:
+            # What fails here fails again, and is told, where the result is wanted.
+            with contextlib.suppress(Exception):
+                for kind in kinds:
+                    blocks = not host_looks()
+                    measured.lower(*kind, with_blocks=blocks, sweeps=sweeps).compile()
+
+        thread = threading.Thread(target=run, name="fitscope-compilation")
+        thread.start()
+        return thread
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_be_swept(dims: tuple[int, ...], unit_axis: int) -> bool:
+    units = dims[unit_axis] if len(dims) > 1 else 1
+    size = math.prod(dims)
+    return size > 0 and jax_sweep.sweep_over(size // units, units) is not None
 
 
 def shape_of(tensor: Any, zones: Zones, unit_axis: int) -> Shape:

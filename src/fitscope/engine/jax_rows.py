@@ -35,8 +35,8 @@ class TracedStep:
     states: int
     """Length of the user statistics' states together."""
     kept: tuple[tuple[Site, slice], ...]
-    compilation: jax_kernel.Compilation | None
-    """Of what reduces the tensors, if any are."""
+    reducers: jax_kernel.Reducers | None
+    """Of the tensors, if any are reduced behind the step."""
 
 
 @jax.tree_util.register_dataclass
@@ -54,18 +54,13 @@ class Measured:
 
     def row(self, data: Any) -> SumsRow:
         """Have the tensors reduced, and let them go."""
-        if self.step.compilation is not None:
-            self.step.compilation.join()
-        tensors, parts = iter(self.tensors), iter(self.parts)
         looks = jax_kernel.host_looks()
-        found = [
-            jax_kernel.measured(
-                next(tensors), kind.shape.zones, kind.unit_axis, with_blocks=not looks, sweeps=looks
-            )
-            if kind.later
-            else next(parts)
-            for kind in self.step.kinds
-        ]
+        kinds = self.step.kinds
+        later = [(kind.shape.zones, kind.unit_axis) for kind in kinds if kind.later]
+        tensors = [(x, *kind) for x, kind in zip(self.tensors, later, strict=True)]
+        reduced = iter(self.step.reducers.reduce(tensors) if self.step.reducers else ())
+        parts = iter(self.parts)
+        found = [next(reduced if kind.later else parts) for kind in kinds]
         if looks:
             looked = functools.partial(self._looked_at, found)
             hold = _Hold.take()
