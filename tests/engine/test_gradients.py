@@ -113,6 +113,26 @@ def test_the_update_is_what_was_applied(options: dict[str, Any], jit: bool) -> N
     assert fused or one(scope, "out:weight_gradient[kernel]", "l2") > 0.1
 
 
+@pytest.mark.backends("tensorflow", "torch")
+def test_the_optimizer_of_a_model_inside() -> None:
+    """By hand: the gradient of a mean of squares of a linear model."""
+    from custom_steps import InnerOptimizer
+
+    inner = model_of(layers.Dense(2, name="out"))
+    inner.name = "inner"
+    inner.compile(keras.optimizers.SGD(0.1), "mse")
+    inputs = keras.Input((4,))
+    model = InnerOptimizer(inputs, inner(inputs))
+    kernel, bias = inner.get_weights()
+    scope = trained(model, ["weight_gradient", "update"], jit_compile=BACKEND == "tensorflow")
+    x, y = data()
+    gradient = x.T @ (x @ kernel + bias - y) * 2 / y.size
+    norm = np.linalg.norm(gradient)
+    found = one(scope, "inner/out:weight_gradient[kernel]", "l2")
+    np.testing.assert_allclose(found, norm, rtol=1e-4)
+    np.testing.assert_allclose(one(scope, "inner/out:update[kernel]", "l2"), 0.1 * norm, rtol=1e-4)
+
+
 def test_what_has_no_gradient_is_reported() -> None:
     frozen = layers.Dense(4, name="frozen", trainable=False)
     scope = trained(
