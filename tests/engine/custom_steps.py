@@ -168,6 +168,18 @@ elif BACKEND == "tensorflow":
                     metric.update_state(y, y_pred)
             return self.get_metrics_result()
 
+    class InnerOptimizer(keras.Model):
+        """Trains a model inside by the optimizer that one was compiled with."""
+
+        def train_step(self, data: Any) -> Any:
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            inner = self.get_layer("inner")
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            weights = inner.trainable_variables
+            inner.optimizer.apply(tape.gradient(loss, weights), weights)
+            return {"loss": loss}
+
     class Gan(_GanBase):
         def train_step(self, data: Any) -> Any:
             x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -206,6 +218,20 @@ else:
                 else:
                     metric.update_state(y, y_pred)
             return self.get_metrics_result()
+
+    class InnerOptimizer(keras.Model):
+        """Trains a model inside by the optimizer that one was compiled with."""
+
+        def train_step(self, data: Any) -> Any:
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            inner = self.get_layer("inner")
+            self.zero_grad()
+            loss = self.compute_loss(x, y, self(x, training=True))
+            loss.backward()
+            weights = inner.trainable_weights
+            with torch.no_grad():
+                inner.optimizer.apply([v.value.grad for v in weights], weights)
+            return {"loss": loss}
 
     class Gan(_GanBase):
         def train_step(self, data: Any) -> Any:

@@ -213,7 +213,9 @@ class Twin:
 
             *state, generator = state
             torch.set_rng_state(torch.tensor(generator))
-        for variable, value in zip(held, state, strict=True):
+        # Before its first step an optimizer may have few variables yet.
+        assert len(self.model.variables) <= len(state) <= len(held)
+        for variable, value in zip(held, state, strict=False):
             variable.assign(value)
 
     def step(self, phase: str, x: Any, y: Any) -> Recorder:

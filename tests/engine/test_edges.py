@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from typing import Any
 
 import keras
@@ -102,6 +103,37 @@ def test_a_statistic_whose_result_raises_leaves_the_others() -> None:
     with pytest.warns(RuntimeWarning, match="my mistake"):
         scope = _fit(model, fs.watch("**", statistics=Broken()))
     assert scope.latest()["out"]["count"] == 8
+
+
+class OfMatrices(fs.Statistic):
+    """Fails for whatever has one axis, as biases have."""
+
+    name = "of_matrices"
+
+    def update(self, x: Any) -> Any:
+        return ops.reshape(ops.max(ops.sum(x, axis=1)), (1,))
+
+
+@pytest.mark.parametrize("port", ["weight", "weight_gradient", "update"])
+def test_a_statistic_that_fails_for_some_weights_leaves_the_training(port: str) -> None:
+    def fit(scope: Any | None) -> list[Any]:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(1, name="out")])
+        model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
+        model.fit(X, X[:, :1], batch_size=4, verbose=0, callbacks=[scope] if scope else None)
+        return [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+
+    scope = fs.Scope(fs.watch("**", of=port, statistics=OfMatrices()), every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        watched = fit(scope)
+    for one, two in zip(watched, fit(None), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert scope._session is not None
+    if BACKEND != "tensorflow":  # which measures all of a step in one place
+        assert scope._session.broken is None
+        assert {site.leaf for site in scope.run.sites} == {("kernel",)}
+        assert [u.site for u in scope.unseen] == [f"out:{port}[bias]"]
 
 
 @pytest.mark.backends("torch")  # no other backend changes a tensor in place

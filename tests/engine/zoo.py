@@ -28,6 +28,8 @@ class Case:
     evaluates: bool = True
     plain_adam: bool = True
     """Whether the optimizer is one that the test may choose."""
+    optimizer: Callable[[], Any] = lambda: keras.optimizers.SGD(0.05, momentum=0.9)
+    """Makes the optimizer where the test chooses none."""
 
     def make(self, *, optimizer: Any = None, **compile_arguments: Any) -> Any:
         """The compiled model, the same at every call, names and seeds included."""
@@ -38,7 +40,7 @@ class Case:
             model.compile(**compile_arguments)
             return model
         model.compile(
-            optimizer=optimizer or keras.optimizers.SGD(0.05, momentum=0.9),
+            optimizer=optimizer or self.optimizer(),
             loss=self.loss,
             metrics=[m() if isinstance(m, type) else m for m in self.metrics] or None,
             **compile_arguments,

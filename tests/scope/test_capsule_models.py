@@ -352,6 +352,20 @@ def gan() -> Any:
     return model
 
 
+def unbuilt_gan() -> Any:
+    """Its optimizers are built by its first step, as in Keras' own guide."""
+    model = Gan(name="net")
+    model.compile(jit_compile=False)
+    model.g_optimizer = keras.optimizers.Adam(0.05)
+    model.d_optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
+    return model
+
+
+@pytest.mark.backends("tensorflow", "torch")  # on JAX they have to be built before
+def test_two_optimizers_that_the_first_step_builds(tmp_path: Path) -> None:
+    check(Case(unbuilt_gan, pairs), tmp_path / "run", unbuilt_gan)
+
+
 def pairs() -> Any:
     x, y = arrays()
     return {"real": x, "noise": x[:, :3]}, y

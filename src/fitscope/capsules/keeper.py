@@ -107,8 +107,12 @@ class Keeper:
         if self._state is None or not self._settings["optimizer_built"]:
             # On TensorFlow the first step itself may build an optimizer.
             built = all(bool(optimizer.built) for optimizer in optimizers_of(model))
-            self._settings = {**self._settings, "optimizer_built": built}
             self._state = State(model)
+            self._settings = {
+                **self._settings,
+                "optimizer_built": built,
+                "trained": self._state.trained(),
+            }
             self._variables = [
                 {
                     "path": v.path,

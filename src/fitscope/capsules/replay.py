@@ -160,7 +160,10 @@ def restore(model: Any, contents: Contents) -> None:
     Raises:
         FitscopeError: it has other variables.
     """
-    groups = State(model).groups
+    state = State(model)
+    # The first step of a model with optimizers of its own may have built them.
+    state.build(contents.settings.get("trained", ()))
+    groups = state.groups
     kept: dict[str, list[tuple[dict[str, Any], Any]]] = {name: [] for name in groups}
     for variable, value in zip(contents.settings["variables"], contents.state, strict=True):
         kept.setdefault(variable["of"], []).append((variable, value))

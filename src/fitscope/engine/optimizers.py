@@ -32,7 +32,7 @@ class Optimizers:
     """Wraps the optimizers of a model while a step is traced or run.
 
     Args:
-        model: whose attributes are searched for optimizers.
+        model: which optimizers its step may use is told by `optimizers_of`.
         given: called with a variable, its gradient and the scale of the loss (or None) for each
             gradient that an optimizer is given. The gradient still carries the scale.
         hold: called with the scale of a loss, where there is one; what it gives back is handed to
@@ -42,7 +42,7 @@ class Optimizers:
     def __init__(
         self, model: Any, given: Callable[[Any, Any, Any], None], hold: Callable[[Any], Any]
     ) -> None:
-        self.found = list(_optimizers(vars(model).values()))
+        self.found = optimizers_of(model)
         self._given = given
         self._hold = hold
         self._scales: dict[int, Any] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,7 +23,8 @@ class State:
     def __init__(self, model: Any) -> None:
         self.groups = {"model": [*model.variables, *_states(model)]}
         """By name: those of the model, then those of each optimizer."""
-        for number, optimizer in enumerate(optimizers_of(model)):
+        self._optimizers = optimizers_of(model)
+        for number, optimizer in enumerate(self._optimizers):
             self.groups[f"optimizer {number}"] = list(optimizer.variables)
         self._copy = _copier()
         self._places: dict[int, tuple[int, int]] = {}
@@ -43,6 +44,26 @@ class State:
     def variables(self) -> list[Any]:
         """Those of the model, then those of its optimizers."""
         return [variable for group in self.groups.values() for variable in group]
+
+    def trained(self) -> list[list[int]]:
+        """For each optimizer, the places of the variables it was built for among the model's."""
+        places = {id(variable): place for place, variable in enumerate(self.groups["model"])}
+        return [
+            [places[id(v)] for v in keras_internals.trained_by(optimizer) if id(v) in places]
+            for optimizer in self._optimizers
+        ]
+
+    def build(self, trained: Sequence[Sequence[int]]) -> None:
+        """Build the optimizers that are not built yet.
+
+        Args:
+            trained: what `trained` gave; nothing is done for an optimizer without any.
+        """
+        variables = self.groups["model"]
+        for number, (optimizer, places) in enumerate(zip(self._optimizers, trained, strict=False)):
+            if not optimizer.built and places and max(places) < len(variables):
+                optimizer.build([variables[place] for place in places])
+                self.groups[f"optimizer {number}"] = list(optimizer.variables)
 
     def copies(self, args: Any) -> list[Any]:
         """Device copies of the values that the next step starts from.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,11 +43,22 @@ class Measured:
 
 @dataclasses.dataclass(eq=False)
 class Coming:
-    """A gradient that the backward pass will bring, or not."""
+    """A gradient that the backward pass will bring, or not; or a weight."""
 
     wanted: Wanted
     measured: Measured | None = None
     problem: str | None = None
+
+
+@contextlib.contextmanager
+def _kept_from_the_step(coming: Coming) -> Generator[None]:
+    """Whatever goes wrong while something is measured, the step is not to."""
+    try:
+        yield
+    except StatisticError:
+        raise
+    except Exception as error:
+        coming.problem = f"could not be measured: {type(error).__name__}: {error}"
 
 
 class TorchDevice:
@@ -84,10 +96,8 @@ class TorchDevice:
             if len(self.scales) > 1:
                 coming.problem = SEVERAL_SCALES
                 return
-            try:
+            with _kept_from_the_step(coming):
                 self.measure_gradient(coming, gradient, entry, "gradient", self.scales)
-            except Exception as error:  # whatever goes wrong here, the step is not to
-                coming.problem = f"could not be measured: {type(error).__name__}: {error}"
 
         tensor.register_hook(came)
         return tensor, coming
@@ -258,9 +268,10 @@ class _Weights:
                 self._before[key] = value.clone()
 
     def _measure(self, weight: Weight, port: str, value: Any, beside: Any = None) -> None:
-        _, wanted = weight.ports[port]
-        made = self._device.measure(value, weight.entry, port, wanted, beside)
-        self._measured[id(weight.variable), port] = made
+        coming = Coming(weight.ports[port][1])
+        with _kept_from_the_step(coming):
+            coming.measured = self._device.measure(value, weight.entry, port, coming.wanted, beside)
+        self._measured[id(weight.variable), port] = coming
 
     def given(self, variable: Any, gradient: Any, scale: Any) -> None:
         """Measure a gradient that an optimizer is given."""
@@ -269,7 +280,8 @@ class _Weights:
             return
         coming = Coming(weight.ports["weight_gradient"][1])
         scales = () if scale is None else (scale,)
-        self._device.measure_gradient(coming, gradient, weight.entry, "weight_gradient", scales)
+        with _kept_from_the_step(coming):
+            self._device.measure_gradient(coming, gradient, weight.entry, "weight_gradient", scales)
         self._measured[id(variable), "weight_gradient"] = coming
 
     def slots(self) -> list[Slot]:

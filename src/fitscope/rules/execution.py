@@ -12,9 +12,10 @@ from fitscope.terminal.numbers import compact, count, percent
 if TYPE_CHECKING:
     from fitscope.select.site import Site
 
+BEFORE = "before the forward pass"
 _STAGES = ("weight", "forward", "gradient", "weight_gradient", "update")
 _WORDS = {
-    "weight": "before the forward pass",
+    "weight": BEFORE,
     "input": "in what it was given in the forward pass",
     "preactivation": "in the forward pass",
     "output": "in the forward pass",
@@ -102,7 +103,7 @@ class Part:
 
     def __str__(self) -> str:
         what = f"{count(self.bad)} NaN or infinity in {self.name}"
-        return f"{what}, the first at {list(self.index)}"
+        return f"{what}, first at {list(self.index)}"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Part:
@@ -153,19 +154,21 @@ class Origin:
 
     @property
     def held(self) -> str:
-        """What the site held, with its share and the place of the first, in words."""
+        """What the site held, with its share and the place of the first."""
         held = " and ".join(f"{count(n)} {_KINDS[kind]}" for kind, n in self.amounts.items() if n)
         share = percent(sum(self.amounts.values()) / max(self.count, 1))
-        at = "" if self.index is None else f", the first at {list(self.index)}"
-        return f"held {held} ({share} of its values{at})"
+        at = "" if self.index is None else f", at {list(self.index)}"
+        return f"held {held} ({share}{at})"
 
     @property
     def surroundings(self) -> str:
         """What was finite around it, in words; each part begins with a semicolon."""
         text = ""
-        if self.before is not None:
+        if self.before is not None and not self.is_batch:
             name, low, high = self.before
-            text += f"; {name} before it was within {compact(low)} and {compact(high)}"
+            own = name == self.site.replace(":update[", ":weight_gradient[")
+            what = "its gradient" if own else f"{name} before it"
+            text += f"; {what}: {compact(low)} to {compact(high)}"
         if self.targets:
             text += f"; the batch held {' and '.join(map(str, self.targets))}"
         if self.is_batch:
@@ -173,8 +176,8 @@ class Origin:
         elif self.batch is not None and not self.targets:
             name, low, high, bad = self.batch
             if self.before is None or self.before[0] != name:
-                text += f"; the batch ({name}) was within {compact(low)} and {compact(high)}"
-                text += f" and held {count(bad)} that are not finite" if bad else ""
+                text += f"; batch: {compact(low)} to {compact(high)}"
+                text += f" and {count(bad)} that are not finite" if bad else ""
         return text
 
     @property
@@ -188,7 +191,7 @@ class Origin:
         text = f"{self.site} {self.held}, first {self.where}{self.surroundings}"
         if self.others:
             sites = "site" if self.others == 1 else "sites"
-            text += f"; {count(self.others)} more {sites} held some after it"
+            text += f"; {count(self.others)} more {sites} after it"
         return text + "."
 
     def evidence(self) -> dict[str, Any]:

@@ -100,13 +100,11 @@ def _sign(
     skips = f"{'all' if every else count(skipped)} of {count(steps)} updates were skipped"
     return Sign(
         "optimizer",
-        f"{skips} because gradients were not finite; the loss scale is down to {compact(scale)}.",
-        "A lower scale does not help: the forward pass or the loss is not finite, or gradients "
-        "are too large for float16."
+        f"{skips}, their gradients not finite; the loss scale is down to {compact(scale)}.",
+        "No scale helps: outputs or the loss overflow, or gradients do by themselves."
         if grave
         else "Each skipped step is lost, and at a low scale small gradients become 0.",
-        "watch gradients (of='weight_gradient') to see where they overflow; scale inputs and "
-        "targets; mixed_bfloat16 needs no scale.",
+        "watch of='weight_gradient' to see where; scale inputs and targets; or mixed_bfloat16.",
         {"steps": steps, "skipped": skipped, "share": part, "scale": scale,
          "threshold_share": share, "settling": settling},
         *span,

@@ -8,6 +8,11 @@ attention masks do on purpose, and overflows of gradients under a loss scale, wh
 scaling finds its scale: where the scale was recorded they are told as a note, and single ones of
 half-precision gradients without it not at all.
 
+A finding says how many elements were not finite, which share that is and at which place the first
+lies; the range of what the layer was given and of the batch; and the largest magnitude in the last
+five observed steps before. In a backward pass look for log, sqrt and division of 0 also where
+ops.where leaves the value out, since its gradient is computed; clipping comes too late for NaN.
+
 Formula: nan + posinf + neginf > 0 at a site in an observed step. Gradients in float16 and bfloat16
 may overflow in up to `scaling_share` of the steps, and not in the last. Gradients under a recorded
 loss scale may as long as the scale explains it: they overflow in less than half of the steps after
@@ -27,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitscope.rules.execution import FIRST, LOSS, NEEDED, SCALE, Edges, Origin, Part, origin
+from fitscope.rules.execution import BEFORE, FIRST, LOSS, NEEDED, SCALE, Edges, Origin, Part, origin
 from fitscope.rules.rule import Sign, rule
 from fitscope.rules.series import Series, series_of
 from fitscope.run.record import PHASES
@@ -111,8 +116,8 @@ def _sign(run: Run, seen: _Seen) -> Sign:
     unseen = _unseen_before(run, seen.sites[name])
     return Sign(
         name,
-        _message(found, seen.phase, step, place, series, len(others), recent, unseen),
-        "NaN spreads to every layer behind it, and with the update into every weight.",
+        _message(found, seen.phase, step, place, series, recent, unseen),
+        _why(seen.phase),
         _remedy(found, name, step),
         {
             **({} if found is None else found.evidence()),
@@ -188,10 +193,7 @@ def recent_text(recent: Mapping[str, list[Any]]) -> str:
     known = [(s, v) for s, v in zip(recent["steps"], recent["absmax"], strict=True) if _finite(v)]
     if not known:
         return ""
-    values = ", ".join(compact(v) for _, v in known)
-    first, last = known[0][0], known[-1][0]
-    when = f"step {last}" if first == last else f"steps {first} to {last}"
-    return f"its largest magnitude in {when}: {values}"
+    return f"absmax before: {', '.join(compact(v) for _, v in known)}"
 
 
 def _finite(value: float) -> bool:
@@ -268,53 +270,43 @@ def _message(
     step: int,
     place: int,
     series: Series,
-    others: int,
     recent: Mapping[str, list[Any]],
     unseen: list[str],
 ) -> str:
-    named = f"step {step}" if phase == "train" else f"{phase} step {step}"
-    text = f"was not finite in {named}"
+    text = "was not finite"
     if found is not None:
-        text = f"{found.held} {found.where} of {named}"
-    if place:
-        text += f", none in step {int(series.steps[place - 1])} before it"
+        text = found.held if found.is_batch else f"{found.held} {found.where}"
+    if phase != "train":  # the finding itself tells the step
+        text += f" of {phase} step {step}"
+    last = int(series.steps[place - 1]) if place else step - 1
+    if last < step - 1:  # it may have begun between the two
+        text += f", none in step {last}"
     if found is not None:
         text += found.surroundings
     if unseen:
         text += f"; {', '.join(unseen)} before it could not be seen, and may have been first"
     told = recent_text(recent)
-    if told:
-        text += f"; {told}"
-    if others:
-        text += f"; first of {count(others + 1)} sites"
-    return text + "."
+    return f"{text}; {told}." if told else f"{text}."
+
+
+def _why(phase: str) -> str:
+    return "NaN reaches all weights." if phase == "train" else "its metrics are worth nothing."
 
 
 def _remedy(found: Origin | None, name: str, step: int) -> str:
     if found is None:
-        return f"look at what goes into {name} at step {step}: log, sqrt or division of 0."
+        return "log, sqrt or 1/0 in it; a lower learning rate."
     if found.is_batch or found.targets:
         index = found.index if found.is_batch else found.targets[0].index
-        row = "" if not index else f", row {index[0]} of it first"
-        return f"look at the batch of step {step}{row}: clean or leave out such samples."
+        row = "" if not index else f", row {index[0]} first"
+        return f"clean or leave out such samples: the batch of step {step}{row}."
+    if found.direction == BEFORE:
+        return "what set it last: its initializer, loaded weights, a callback."
     if found.direction.endswith("the update"):
-        return (
-            "a lower learning rate; look at the optimizer's settings and state, and at a "
-            f"constraint of {found.layer}, if it has one."
-        )
+        return "a lower learning rate; the optimizer's state; its constraint."
     if found.layer == LOSS:
-        return (
-            f"look at the loss of step {step}: log, sqrt or division of 0; a lower learning rate."
-        )
+        return "log, sqrt or 1/0 in the loss; a lower learning rate."
     if "backward" in found.direction:
-        more = ""
-        if name.partition(":")[2].startswith("weight_gradient"):
-            more = " and at a regularizer of it, if it has one"
-        return (
-            f"look at the derivative of {found.layer}{more}: log, sqrt or division of 0, also "
-            "where ops.where leaves the value out; clipping comes too late for it."
-        )
-    return (
-        f"look at what goes into {name} at step {step}: log, sqrt or division of 0; a lower "
-        "learning rate."
-    )
+        own = name.partition(":")[2].startswith("weight_gradient")
+        return f"log, sqrt, 1/0 or ops.where in it{'; its regularizer' if own else ''}."
+    return "log, sqrt or 1/0 in it; a lower learning rate."

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _STYLES = {"fault": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 _MOST_NAMES = 4
 _INDENT = "    "
+_LINES = 3
 
 
 def findings_text(findings: Sequence[Finding], width: int, *, observed: int | None = None) -> Text:
@@ -39,14 +40,24 @@ def findings_text(findings: Sequence[Finding], width: int, *, observed: int | No
     text = Text()
     text.append(f"Findings: {len(findings)}", style="bold")
     for finding in findings:
-        first, *rest = finding.lines
-        block = paragraph(first, width, _INDENT)
+        block = _block(finding.lines, width)
         text.append("\n  ")
         text.append(finding.severity, style=_STYLES.get(finding.severity, ""))
         text.append(block[len(_INDENT) + len(finding.severity) :])
-        for line in rest:
-            text.append("\n" + paragraph(line.strip(), width, _INDENT))
     return text
+
+
+def _block(lines: Sequence[str], width: int) -> str:
+    """What was seen, why it matters and what to try: a line each, or joined where that saves some.
+
+    A finding takes three lines of the terminal where it can.
+    """
+    what, *rest = (line.strip() for line in lines)
+    tries = [[what, *rest], [what, " ".join(rest)], [" ".join([what, *rest])]]
+    blocks = [
+        "\n".join(paragraph(part, width, _INDENT) for part in parts if part) for parts in tries
+    ]
+    return next((block for block in blocks if block.count("\n") < _LINES), blocks[0])
 
 
 def unseen_text(unseen: Sequence[Unseen], width: int, glyphs: Glyphs) -> Text:
