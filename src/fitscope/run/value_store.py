@@ -12,13 +12,13 @@ What is waiting for the disk, because it is small, or because the disk is full, 
 
 from __future__ import annotations
 
-import array as integers
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
 import re
+import struct
 import time
 import urllib.parse
 from collections import deque
@@ -46,6 +46,7 @@ RETRY_SECONDS = 30.0
 
 _PHASE = {phase: number for number, phase in enumerate(PHASES)}
 _STEPS = Form((len(COLUMNS),), "int64")
+_pack = struct.Struct(f"{len(COLUMNS)}q").pack
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # not frozen: that makes them slow to construct
@@ -79,11 +80,7 @@ class StepValues:
             self.nbytes += tensor.array.nbytes
 
 
-def _integers() -> integers.array[int]:
-    return integers.array("q")
-
-
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class _Variant:
     """The rows of one shape of a site."""
 
@@ -91,12 +88,12 @@ class _Variant:
     steps: GrowingArray
     arrays: list[np.ndarray[Any, Any]] = dataclasses.field(default_factory=list)
     """What is about to be written."""
-    columns: integers.array[int] = dataclasses.field(default_factory=_integers)
-    """Of each of those, what `steps` is to say."""
+    columns: list[bytes] = dataclasses.field(default_factory=list)
+    """Of each of those, what `steps` is to say, packed: quicker by far than as integers."""
     next_row: int = 0
 
     def write(self) -> None:
-        columns = np.frombuffer(self.columns, np.int64).reshape(-1, len(COLUMNS))
+        columns = np.frombuffer(b"".join(self.columns), np.int64).reshape(-1, len(COLUMNS))
         self.values.append(*self.arrays)
         self.steps.append(columns.astype("<i8", copy=False))
 
@@ -267,7 +264,7 @@ class ValueWriter:
                     has_rows, array = 0, array.reshape(1)
                 rows = len(array)
                 variant.arrays.append(array)
-                variant.columns.extend((
+                variant.columns.append(_pack(
                     step, epoch, phase, variant.next_row, rows, tensor.start, tensor.stride,
                     -1 if length is None else length, has_rows, seq,
                 ))  # fmt: skip
@@ -283,7 +280,7 @@ class ValueWriter:
             raise
         finally:
             for variant in touched:
-                variant.arrays, variant.columns = [], _integers()
+                variant.arrays, variant.columns = [], []
 
     def _variant(self, tensor: Tensor) -> _Variant:
         array, name = tensor.array, tensor.site.name
