@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import threading
@@ -24,8 +23,8 @@ from fitscope.run.layout import (
     RUN_FILE,
     STREAMS,
     json_text,
-    overwrite_json,
     rank_name,
+    replace_json,
     write_json,
 )
 from fitscope.run.live import LiveStore
@@ -476,13 +475,7 @@ class RunWriter:
             "lost_values": self.lost_values,
             "problem": self._problem,
         }
-        path, content = self._folder / HEARTBEAT_FILE, beat(self._status, details)
-        try:
-            write_json(path, content)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            overwrite_json(path, content)
+        replace_json(self._folder / HEARTBEAT_FILE, beat(self._status, details))
 
     def _write_graph(self) -> None:
         if self._foreign() or self.path is None or self._folder is None:
