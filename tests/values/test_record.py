@@ -170,6 +170,7 @@ def test_samples_and_short_batches() -> None:
 
 
 def test_several_instructions_for_one_site() -> None:
+    """A step that several want a site of has all rows that any of them asks for."""
     x, y = numbered(4 * BATCH)
     scope = fs.Scope(
         fs.record("same", samples=2),
@@ -179,9 +180,34 @@ def test_several_instructions_for_one_site() -> None:
     fit(dense(), x, y, scope)
     found = scope.run.values("same")
     assert [p.positions.tolist() for p in found] == [
-        list(range(8)), [0, 1], [4, 5, 6, 7], list(range(8)),
+        list(range(8)), [0, 1], list(range(8)), list(range(8)),
     ]  # fmt: skip
     for piece in found:
+        np.testing.assert_array_equal(piece.array, x[8 * piece.step + piece.positions])
+
+
+def test_several_dtypes_for_one_site() -> None:
+    """The dtype of a step that several want a site of holds what any of them asks for."""
+    x, y = numbered(8 * BATCH)
+    x = (x / 3).astype("float32")
+    scope = fs.Scope(
+        fs.record("same", samples=2, every=2),
+        fs.record("same", dtype="float16", every=3),
+        fs.record([fs.BATCH, "same"], samples=slice(4, 6), dtype="bfloat16", every=4),
+        fs.record(fs.BATCH, samples=1, dtype="float64", every=4),
+    )
+    fit(dense(), x, y, scope)
+    found = scope.run.values("same")
+    assert [(p.step, p.rows, str(p.array.dtype)) for p in found] == [
+        (0, 8, "float32"), (2, 2, "float32"), (3, 8, "float16"), (4, 6, "float32"),
+        (6, 8, "float32"),
+    ]  # fmt: skip
+    for piece in found:
+        given = x[8 * piece.step + piece.positions]
+        np.testing.assert_array_equal(piece.array, given.astype(piece.array.dtype))
+    for piece in scope.run.values("@batch/x"):
+        assert piece.array.dtype == "float64"
+        assert piece.positions.tolist() == list(range(6))
         np.testing.assert_array_equal(piece.array, x[8 * piece.step + piece.positions])
 
 
