@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +21,7 @@ from fitscope.run.value_store import StepValues, Tensor, folder_name
 from fitscope.select import Site, SiteName
 
 RECORDER = Path(__file__).with_name("kill_recorder.py")
+FULL_DISK = Path(__file__).with_name("full_disk.py")
 
 
 def step_values(step: int, rows: int = 4, **sites: int) -> StepValues:
@@ -135,6 +139,47 @@ def test_a_disk_that_recovers_gets_everything(
     writer.close()
     assert open_run(tmp_path / "run").values("a").steps.tolist() == [0, 1, 2, 3, 4]
     assert open_run(tmp_path / "run").lost_values == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "flush_every", "takes"),
+    [
+        ("1m", 100, 0),  # the first writing has no room
+        ("2m", 7, 40),
+        ("3m", 1, 70),
+        ("4200k", 13, 110),  # it takes the rows, and has no room for the file that counts them
+        ("6m", 1000, 110),  # nothing but what does not fit into memory is written before the end
+    ],
+)
+def test_a_disk_that_is_full(size: str, flush_every: int, takes: int, tmp_path: Path) -> None:
+    """A real one: what it took is there, the rest is in memory, and nothing is unaccounted for."""
+    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-Urm"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*namespace, "true"], check=False).returncode
+    ):
+        pytest.skip("this system lets nobody mount a disk to fill")
+    steps = 400
+    done = subprocess.run(
+        [*namespace, sys.executable, str(FULL_DISK), tmp_path, size, str(flush_every), str(steps)],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert not done.returncode, done.stderr
+    told = json.loads(done.stdout)
+    every = list(range(steps))
+    assert told["live"] == [every, every]
+    kept = len(told["on_disk"][0])
+    assert takes <= kept < steps
+    assert told["on_disk"] == [every[:kept]] * 2
+    assert told["lost"] == steps - kept
+    assert len(told["told"]) == 1
+    assert "No space left" in told["told"][0]
+    assert "stays in memory" in told["told"][0]
+    assert told["recovered"] == [every, every]
+    assert told["lost_later"] == 0
 
 
 def test_names_that_no_file_system_takes(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_refuses_a_directory_that_holds_something(tmp_path: Path) -> None:
     with pytest.raises(RunExistsError, match=r"thesis\.tex"):
         RunWriter(other, config={})
     assert os.listdir(other) == ["thesis.tex"]
-    with pytest.raises(RunExistsError, match="is a file"):
+    with pytest.raises(RunExistsError, match="is no directory"):
         RunWriter(other / "thesis.tex", config={})
     with pytest.raises(RunError, match="cannot be made"):
         RunWriter(other / "thesis.tex" / "run", config={})

@@ -170,6 +170,7 @@ def test_samples_and_short_batches() -> None:
 
 
 def test_several_instructions_for_one_site() -> None:
+    """A step that several want a site of has all rows that any of them asks for."""
     x, y = numbered(4 * BATCH)
     scope = fs.Scope(
         fs.record("same", samples=2),
@@ -179,9 +180,34 @@ def test_several_instructions_for_one_site() -> None:
     fit(dense(), x, y, scope)
     found = scope.run.values("same")
     assert [p.positions.tolist() for p in found] == [
-        list(range(8)), [0, 1], [4, 5, 6, 7], list(range(8)),
+        list(range(8)), [0, 1], list(range(8)), list(range(8)),
     ]  # fmt: skip
     for piece in found:
+        np.testing.assert_array_equal(piece.array, x[8 * piece.step + piece.positions])
+
+
+def test_several_dtypes_for_one_site() -> None:
+    """The dtype of a step that several want a site of holds what any of them asks for."""
+    x, y = numbered(8 * BATCH)
+    x = (x / 3).astype("float32")
+    scope = fs.Scope(
+        fs.record("same", samples=2, every=2),
+        fs.record("same", dtype="float16", every=3),
+        fs.record([fs.BATCH, "same"], samples=slice(4, 6), dtype="bfloat16", every=4),
+        fs.record(fs.BATCH, samples=1, dtype="float64", every=4),
+    )
+    fit(dense(), x, y, scope)
+    found = scope.run.values("same")
+    assert [(p.step, p.rows, str(p.array.dtype)) for p in found] == [
+        (0, 8, "float32"), (2, 2, "float32"), (3, 8, "float16"), (4, 6, "float32"),
+        (6, 8, "float32"),
+    ]  # fmt: skip
+    for piece in found:
+        given = x[8 * piece.step + piece.positions]
+        np.testing.assert_array_equal(piece.array, given.astype(piece.array.dtype))
+    for piece in scope.run.values("@batch/x"):
+        assert piece.array.dtype == "float64"
+        assert piece.positions.tolist() == list(range(6))
         np.testing.assert_array_equal(piece.array, x[8 * piece.step + piece.positions])
 
 
@@ -398,8 +424,43 @@ def test_a_disk_that_fails(code: int, monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_directory_that_holds_a_run(tmp_path: Path) -> None:
     x, y = numbered(BATCH)
     fit(dense(), x, y, fs.Scope(fs.record("same"), run=tmp_path / "run"))
-    with pytest.raises(fs.RunExistsError, match="already holds something"):
+    with pytest.raises(fs.RunExistsError, match=r"already holds a run.*new or empty"):
         fs.Scope(fs.record("same"), run=tmp_path / "run")
+
+
+def test_two_runs_in_one_directory(tmp_path: Path) -> None:
+    """The second is told before its training begins, and the first goes on."""
+    x, y = numbered(4 * BATCH)
+    path, told = tmp_path / "run", []
+    early = fs.Scope(fs.record("same"), run=path)  # nobody had it yet
+
+    class Beside(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch != 1:
+                return
+            other = dense()
+            before = [w.tobytes() for w in other.get_weights()]
+            for attempt in (
+                lambda: fs.Scope(fs.record("same"), run=path),
+                lambda: other.fit(x, y, verbose=0, callbacks=[early]),
+                lambda: fs.extractor(other, "same").to_run(path, x),
+            ):
+                with pytest.raises(fs.RunError) as caught:
+                    attempt()
+                told.append(str(caught.value))
+            assert [w.tobytes() for w in other.get_weights()] == before
+
+    scope = fs.Scope(fs.record("same"), run=path)
+    history = fit(dense(), x, y, scope, callbacks=[Beside()])
+    assert len(history.history["loss"]) == 1
+    assert len(told) == 3
+    for message in told:
+        assert f"is being written by process {os.getpid()}" in message
+        assert "new or empty" in message
+    run = fs.open_run(path)
+    assert run.values("same").steps.tolist() == [0, 1, 2, 3]
+    for piece in run.values("same"):
+        np.testing.assert_array_equal(piece.array, x[8 * piece.step : 8 * piece.step + 8])
 
 
 def test_preview_tells_what_recording_takes() -> None:

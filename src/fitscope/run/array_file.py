@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fitscope.errors import RunFormatError
-from fitscope.run.layout import write_json
+from fitscope.run.layout import replace_json
 
 META_FILE = "zarr.json"
 
@@ -137,6 +137,11 @@ class GrowingArray:
             raise RunFormatError(f"{folder} is no array that fitscope wrote ({error}).") from error
         return array
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether all that was appended counts."""
+        return self.rows == self.committed
+
     def append(self, *parts: np.ndarray[Any, Any]) -> None:
         """Write rows behind the others; they count from the next `commit` on.
 
@@ -148,12 +153,12 @@ class GrowingArray:
 
     def commit(self) -> None:
         """Make what was appended count."""
-        if self.rows == self.committed and (self.folder / META_FILE).exists():
+        if self.is_committed and (self.folder / META_FILE).exists():
             return
         if self.form.row_bytes:
             self._write_index()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / META_FILE, self._meta())
+        replace_json(self.folder / META_FILE, self._meta())
         self.committed = self.rows
 
     def read(self, first: int, count: int) -> np.ndarray[Any, Any]:
@@ -189,10 +194,11 @@ class GrowingArray:
         return shard, place, min(count, self._chunks * self._chunk_rows - place)
 
     def _shard(self, number: int) -> Path:
-        if self._newest is None or self._newest[0] != number:
+        newest = self._newest  # one look: another thread may read what this one writes
+        if newest is None or newest[0] != number:
             path = self.folder.joinpath("c", str(number), *("0" for _ in self.form.tail))
-            self._newest = number, path
-        return self._newest[1]
+            newest = self._newest = number, path
+        return newest[1]
 
     def _plain(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The rows as they stand in the file."""

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from fitscope.errors import RunError, RunExistsError
-from fitscope.run.layout import ROLLUP, RUN_FILE, STREAMS, rank_name
+from fitscope.errors import RunError, RunExistsError, RunFormatError
+from fitscope.run.layout import (
+    HEARTBEAT_FILE,
+    ROLLUP,
+    RUN_FILE,
+    STREAMS,
+    rank_name,
+    read_json,
+)
+from fitscope.run.liveness import status_of
 
 
 def claim(path: Path, rank: int) -> None:
@@ -32,6 +41,25 @@ def claim(path: Path, rank: int) -> None:
         raise _refused(path, error) from error
 
 
+def check_free(path: Path) -> None:
+    """Tell whether a run could be written to a directory, without touching it.
+
+    Raises:
+        RunExistsError: The directory holds something already, or is a file.
+        RunError: It cannot be looked into.
+    """
+    try:
+        held = sorted(entry.name for entry in path.iterdir())
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise _exists(path, []) from error
+    except OSError as error:
+        raise _refused(path, error) from error
+    if held:
+        raise _exists(path, held)
+
+
 def create_streams(folder: Path) -> None:
     """Make the folders of the streams.
 
@@ -54,9 +82,27 @@ def _refused(path: Path, error: OSError) -> RunError:
 
 def _exists(path: Path, held: list[str]) -> RunExistsError:
     if not path.is_dir():
-        return RunExistsError(f"{path} is a file; a run is a directory. Give another path.")
+        return RunExistsError(f"{path} is no directory, and a run is one. Give another path.")
+    writer = _writer_of(path, held)
+    if writer:
+        return RunExistsError(
+            f"{path} is being written by {writer}. Two runs cannot share a directory: give one "
+            "that is new or empty. That run goes on as it was; fitscope.open_run(path) reads it "
+            "meanwhile."
+        )
     what = "a run" if RUN_FILE in held else ", ".join(held[:3])
     return RunExistsError(
         f"{path} already holds {what}. Give a directory that is new or empty; "
         "fitscope.open_run(path) reads a run, RunWriter.reopen(path) appends to one."
     )
+
+
+def _writer_of(path: Path, held: list[str]) -> str | None:
+    """Who writes a run there at this moment."""
+    for name in held:
+        if name.startswith("rank="):
+            with contextlib.suppress(OSError, RunFormatError):
+                beat = read_json(path / name / HEARTBEAT_FILE)
+                if status_of(beat) == "running":
+                    return f"process {beat.get('pid')} on {beat.get('host')}"
+    return None

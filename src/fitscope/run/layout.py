@@ -21,6 +21,7 @@ another's is a duplicate left by a kill between a rename and a delete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -142,6 +143,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def replace_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a small JSON file, over the old one where a full disk has no room for a new one.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    try:
+        write_json(path, value)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
+            raise
+        overwrite_json(path, value)
 
 
 def overwrite_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import threading
@@ -24,8 +23,8 @@ from fitscope.run.layout import (
     RUN_FILE,
     STREAMS,
     json_text,
-    overwrite_json,
     rank_name,
+    replace_json,
     write_json,
 )
 from fitscope.run.live import LiveStore
@@ -299,13 +298,12 @@ class RunWriter:
             values: The tensors.
         """
         with self.lock:
-            if self._foreign():
+            if os.getpid() != self._pid:  # as `_foreign` does; small tensors come by the thousand
                 return
-            now = time.monotonic()
-            if not self._values.waiting:
-                self._first_values = now
             self._values.append(values)
-            self._flush_values_if_due(now)
+            now = time.monotonic()
+            if now - self._flushed_values >= self._flush_seconds:
+                self._flush_values_if_due(now)
 
     def lose_values(self, steps: int) -> None:
         """Count steps whose tensors were given up before they came here."""
@@ -429,7 +427,7 @@ class RunWriter:
         }
         self._values = ValueWriter(self._folder, self._on_problem, memory_bytes)
         self._given_up = 0
-        self._first_values = 0.0
+        self._flushed_values = time.monotonic()
 
     def _foreign(self) -> bool:
         # A forked child (a data loader's worker) inherits the writer and its descriptors; were it
@@ -448,8 +446,8 @@ class RunWriter:
             self._beat_if_due(now)
 
     def _flush_values_if_due(self, now: float) -> None:
-        if now - self._first_values >= self._flush_seconds and self._values.waiting:
-            self._first_values = now
+        if now - self._flushed_values >= self._flush_seconds and self._values.waiting:
+            self._flushed_values = now
             self._values.flush()
 
     def _flush_streams(self) -> None:
@@ -477,13 +475,7 @@ class RunWriter:
             "lost_values": self.lost_values,
             "problem": self._problem,
         }
-        path, content = self._folder / HEARTBEAT_FILE, beat(self._status, details)
-        try:
-            write_json(path, content)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            overwrite_json(path, content)
+        replace_json(self._folder / HEARTBEAT_FILE, beat(self._status, details))
 
     def _write_graph(self) -> None:
         if self._foreign() or self.path is None or self._folder is None:

@@ -17,10 +17,11 @@ import numpy as np
 
 from fitscope._version import __version__
 from fitscope.engine import keras_internals
-from fitscope.errors import FitscopeError, RunExistsError, UnsupportedError
+from fitscope.errors import FitscopeError, UnsupportedError
 from fitscope.rules.finding import Findings
 from fitscope.rules.registry import RULES, findings
 from fitscope.rules.settings import choose
+from fitscope.run.claim import check_free
 from fitscope.run.writer import RunWriter
 from fitscope.scope.capsule import Capsule
 from fitscope.scope.conclusion import Conclusion, say, warn_before
@@ -69,7 +70,8 @@ class Scope(keras.callbacks.Callback):
 
     Raises:
         FitscopeError: an argument is not what is accepted.
-        RunExistsError: the directory already holds something.
+        RunExistsError: the directory holds something, or a run is being written there.
+        RunError: the directory cannot be looked into.
         UnsupportedError: this Keras, or its backend, cannot be observed.
 
     Example:
@@ -104,7 +106,7 @@ class Scope(keras.callbacks.Callback):
         self._path = None if run is None else Path(run)
         _check_capsules(self._instructions, changes, self._path)
         if self._path is not None:
-            _check_free(self._path)
+            check_free(self._path)
         self.runs: list[Run] = []
         """One run for each model this scope has watched, in order."""
         self._page: Page | None = None
@@ -496,15 +498,6 @@ class Scope(keras.callbacks.Callback):
             self._session.finish()
             self._session.writer.close(status)
             self._session = None
-
-
-def _check_free(path: Path) -> None:
-    """Tell now rather than at the first step that the directory is taken."""
-    if path.is_dir() and any(path.iterdir()):
-        raise RunExistsError(
-            f"Scope(run={str(path)!r}): the directory already holds something. Give one that is "
-            "new or empty; fs.open_run reads a run that is there."
-        )
 
 
 def _check_capsules(

@@ -19,6 +19,7 @@ from fitscope.engine.layout import to_host
 from fitscope.engine.leaves import leaves, map_leaves
 from fitscope.errors import FitscopeError, RunError, RunExistsError, UnsupportedError
 from fitscope.run.array_file import is_storable
+from fitscope.run.claim import check_free
 from fitscope.run.layout import RUN_FILE
 from fitscope.run.reader import open_run
 from fitscope.run.value_store import StepValues, Tensor
@@ -214,6 +215,8 @@ def _opened(path: Path, config: dict[str, Any]) -> RunWriter | None:
     if not (path / RUN_FILE).exists():
         return RunWriter(path, config=config)
     run = open_run(path)
+    if run.status == "running":
+        check_free(path)  # it is not, and says by whom it is written
     if run.config != config:
         other = "an extraction with other settings" if "extraction" in run.config else "another run"
         raise RunExistsError(

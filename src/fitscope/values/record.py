@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fitscope.engine.layout import Kept, to_host
 from fitscope.engine.leaves import leaves
-from fitscope.engine.plan import EVERY_ROW
+from fitscope.engine.plan import EVERY_ROW, covering
 from fitscope.engine.points import batch_point, part_of
 from fitscope.errors import FitscopeError
 from fitscope.run.array_file import is_storable
@@ -62,36 +62,30 @@ class Record:
         del place, length
         return phase in self.phases and step % self.every == 0
 
-    def tensors(self, kept: Kept, batch: StepBatch) -> list[Tensor]:
-        """What is recorded of one step, on the host."""
-        found: list[Tensor] = []
+    def wanted(self, kept: Kept, batch: StepBatch) -> list[_Source]:
+        """What is recorded of one step, all rows that are at hand."""
+        found: list[_Source] = []
         if self.selector is not None:
             for site, tensor, rows, length in zip(
                 kept.sites, kept.tensors, kept.rows, kept.lengths, strict=True
             ):
                 mine = site.port in self.ports and part_of(site) is None
                 if mine and self.selector.matches(site):
-                    found.append(self._taken(site, tensor, rows, length))
+                    found.append(_Source(site, tensor, rows, length))
         if self.batch:
             for part, call, leaf, tensor in batch.parts():
-                found.append(self._part(part, call, leaf, tensor))
+                found.append(_part(part, call, leaf, tensor))
         if self.sample_id is not None:
             ids = _sample_ids(batch.x, self.sample_id)
             if ids is None:
                 batch.unseen.append(_no_ids(self.sample_id, batch.x))
             else:
-                found.append(self._part("sample_id", None, (), ids))
+                found.append(_part("sample_id", None, (), ids))
         return found
 
-    def _part(self, part: str, call: int | None, leaf: Any, tensor: Any) -> Tensor:
-        from fitscope.engine.entry import named
-
-        site = batch_point(part).site(call, "output", leaf, tuple(tensor.shape), "")
-        length = tensor.shape[0] if len(tensor.shape) else None
-        return self._taken(named(site, call), tensor, EVERY_ROW, length)
-
-    def _taken(self, site: Site, tensor: Any, have: slice, length: int | None) -> Tensor:
-        """The wanted rows of a tensor of which the rows `have` are here."""
+    def taken(self, source: _Source) -> Tensor:
+        """The rows that are recorded, on the host."""
+        site, tensor, have, length = source
         if not len(tensor.shape):
             return self._tensor(site, tensor, 0, 1, None)
         first, stride = self.rows.start or 0, self.rows.step or 1
@@ -124,16 +118,52 @@ class Record:
 def step_values(
     records: Sequence[Record], kept: Kept, batch: StepBatch, step: int, epoch: int, phase: str
 ) -> StepValues:
-    """What all instructions record of one step; of one site the most rows that any asks for."""
-    found: dict[str, Tensor] = {}
+    """What all instructions record of one step."""
+    sources: dict[str, tuple[_Source, list[Record]]] = {}
     for record in records:
-        for tensor in record.tensors(kept, batch):
-            name, before = tensor.site.name, found.get(tensor.site.name)
-            if not is_storable(tensor.array.dtype):
-                batch.unseen.append(_unstorable(name, tensor.array.dtype))
-            elif before is None or tensor.array.size > before.array.size:
-                found[name] = tensor
-    return StepValues(step, epoch, phase, tuple(found.values()))
+        for source in record.wanted(kept, batch):
+            sources.setdefault(source.site.name, (source, []))[1].append(record)
+    found: list[Tensor] = []
+    for name, (source, takers) in sources.items():
+        tensor = (takers[0] if len(takers) == 1 else _joint(takers, source)).taken(source)
+        if is_storable(tensor.array.dtype):
+            found.append(tensor)
+        else:
+            batch.unseen.append(_unstorable(name, tensor.array.dtype))
+    return StepValues(step, epoch, phase, tuple(found))
+
+
+class _Source(NamedTuple):
+    """A tensor of a step, wherever it is."""
+
+    site: Site
+    tensor: Any
+    rows: slice
+    """Which of its rows are at hand."""
+    length: int | None
+    """How many rows it had."""
+
+
+def _part(part: str, call: int | None, leaf: Any, tensor: Any) -> _Source:
+    from fitscope.engine.entry import named
+
+    site = batch_point(part).site(call, "output", leaf, tuple(tensor.shape), "")
+    length = tensor.shape[0] if len(tensor.shape) else None
+    return _Source(named(site, call), tensor, EVERY_ROW, length)
+
+
+def _joint(records: Sequence[Record], source: _Source) -> Record:
+    """Records of one tensor as one: the rows of all, in a dtype that holds those of all."""
+    dtype = records[0].dtype
+    if any(record.dtype != dtype for record in records):
+        own = str(source.tensor.dtype).rpartition(".")[2]  # torch says "torch.float32"
+        asked = {record.dtype or own for record in records}
+        halves = {"float16", "bfloat16"}
+        if asked <= halves:
+            dtype = "float32" if asked == halves else asked.pop()
+        else:
+            dtype = "float64" if "float64" in asked else "float32"
+    return dataclasses.replace(records[0], rows=covering([r.rows for r in records]), dtype=dtype)
 
 
 def record(
