@@ -86,6 +86,10 @@ HEALTHY = {
         weights=[weight("a", 2e-3), weight("b"), weight("c", 0.3), weight("out", 0.02)]),
     "a head that began at zero": history(np.r_[FALLING[:8], [0.29] * 4],
                                          weights=[weight("out", 0.3, rms=0.0)]),
+    # Five inputs: weights of 0.45 are usual, and these happened to begin at 0.1.
+    "a few weights that began small": history(
+        np.r_[FALLING[:8], [0.29] * 4],
+        weights=[weight("hidden"), weight("out", 4.0, rms=0.1, fan_in=5)]),
     "sequences of one step": history(
         np.r_[FALLING[:8], [0.29] * 4],
         weights=[weight("lstm/cell"), weight("lstm/cell", 0.0, name="recurrent_kernel")],

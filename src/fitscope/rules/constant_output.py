@@ -35,7 +35,7 @@ MIN_VALUES = 8
     "A layer gives one and the same value, step after step.",
     severity="warning",
     explains=("loss_flat", "no_better_than_constant", "unchanged_weights", "metric_flat",
-              "vanishing_gradients", "effective_rank"),
+              "effective_rank", "update_ratio"),
     confidence=0.9,
 )  # fmt: skip
 def constant_output(

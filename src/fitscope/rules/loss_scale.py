@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "The loss scale keeps falling, or is not used.",
     severity="warning",
     explains=("unchanged_weights", "weights_barely_moved", "loss_flat", "no_better_than_constant",
-              "metric_flat", "gradient_underflow", "layer_left_behind"),
+              "metric_flat", "gradient_underflow", "layer_left_behind", "update_ratio"),
     confidence=0.9,
 )  # fmt: skip
 def loss_scale(run: Run, *, share: float = 0.1, settling: int = 20) -> Iterator[Sign]:

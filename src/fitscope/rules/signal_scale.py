@@ -30,7 +30,7 @@ _HELD = frozenset({"softmax", "sigmoid", "tanh", "hard_sigmoid", "softsign"})
     "Outputs grow or shrink by orders of magnitude from layer to layer.",
     severity="warning",
     explains=("loss_diverges", "loss_oscillates", "vanishing_gradients", "exploding_gradients",
-              "weights_barely_moved"),
+              "weights_barely_moved", "update_ratio"),
     confidence=0.6,
 )  # fmt: skip
 def signal_scale(run: Run, *, ratio: float = 50.0, large: float = 1e4) -> Iterator[Sign]:

@@ -330,6 +330,25 @@ def test_small_weights_are_outgrown_where_steps_are_as_long_as_the_rate(
     assert found.severity == severity
 
 
+def test_small_weights_are_outgrown_where_gradient_descent_has_the_time():
+    # As Saxe et al. have it, the product u of three layers' gains grows by du/dt = 3 s u^(4/3).
+    # Stepped in time here, from below 1/37 (told) to 1, for a correlation s of 0.25.
+    rate, gain = 0.05, 0.2
+    chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * gain / 8)
+             for i in range(3)]  # fmt: skip
+    u, needed = np.prod([layer.weights[0].rms * 8 for layer in chain]), 0
+    while u < 1:
+        u, needed = u + rate * 3 * 0.25 * u ** (4 / 3), needed + 1
+    told = {}
+    for steps in (needed, 4 * needed):
+        (found,) = RULES["initial_weights"](
+            fit_of(layers=layers(*chain), optimizer=OptimizerFact("sgd", rate), epochs=1,
+                   steps=steps)
+        )  # fmt: skip
+        told[steps] = found.severity
+    assert told == {needed: "warning", 4 * needed: "note"}
+
+
 @pytest.mark.parametrize(("factor", "explained"), [(1e-3, False), (1.0, True)])
 def test_small_weights_do_not_explain_saturation(factor, explained):
     chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * factor)

@@ -32,7 +32,7 @@ _BITS = {"float16": 11, "bfloat16": 8}
     stage="contract",
     explains=("gradient_underflow", "unchanged_weights", "weights_barely_moved", "non_finite",
               "loss_non_finite", "loss_flat", "vanishing_gradients", "no_better_than_constant",
-              "metric_flat", "layer_left_behind"),
+              "metric_flat", "layer_left_behind", "update_ratio"),
     confidence=0.7,
 )  # fmt: skip
 def half_precision(fit: Fit) -> Iterator[Sign]:

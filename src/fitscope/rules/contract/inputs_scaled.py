@@ -34,9 +34,8 @@ _SEES_SCALE = frozenset(
     stage="contract",
     explains=("loss_diverges", "loss_oscillates", "loss_flat", "dead_units", "saturation",
               "non_finite", "loss_non_finite", "no_better_than_constant", "constant_output",
-              "exploding_gradients", "metric_flat", "signal_scale",
-              "weights_moved_far", "unchanged_weights",
-              "effective_rank"),
+              "exploding_gradients", "metric_flat", "signal_scale", "weights_moved_far",
+              "unchanged_weights", "effective_rank", "update_ratio", "vanishing_gradients"),
     confidence=0.8,
 )  # fmt: skip
 def inputs_scaled(

@@ -39,7 +39,7 @@ _ABSOLUTE = frozenset({"mean_absolute_error", "mean_absolute_percentage_error"})
     severity="warning",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "vanishing_gradients", "metric_flat",
-              "constant_output", "weights_barely_moved", "saturation"),
+              "constant_output", "weights_barely_moved", "saturation", "update_ratio"),
     confidence=0.8,
 )  # fmt: skip
 def loss_activation(fit: Fit) -> Iterator[Sign]:
