@@ -64,7 +64,7 @@ def dead_units(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> I
         all_dead = lowest >= ALL_BUT_DEAD
         by_chance = not all_dead and _as_coins_fall(float(np.median(shares[-stretch:])), units)
         whole = "all" if lowest >= 1 else f"at least {percent(lowest)} of the"
-        how_long = when(stretch, len(shares), first)
+        how_long = when(stretch, len(shares))
         yield Sign(
             site,
             f"{whole} {units} units were off for the whole batch {how_long}.",

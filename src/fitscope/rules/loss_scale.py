@@ -48,8 +48,7 @@ def loss_scale(run: Run, *, share: float = 0.1, settling: int = 20) -> Iterator[
     if scales is None and _goes_past(run, fit):
         yield Sign(
             "optimizer",
-            "the optimizer divides gradients by its loss scale, and the model's own train_step "
-            "does not multiply the loss by it.",
+            "gradients are divided by a loss scale that the own train_step does not multiply by.",
             "Updates are thousands of times too small, and float16 gradients underflow.",
             "loss = self.optimizer.scale_loss(loss), before the gradients are taken.",
         )
@@ -101,12 +100,10 @@ def _sign(
     return Sign(
         "optimizer",
         f"{skips} because gradients were not finite; the loss scale is down to {compact(scale)}.",
-        "A lower scale does not help: the forward pass or the loss is not finite, or gradients "
-        "are too large for float16."
+        "A lower scale does not help: the loss is not finite, or gradients leave float16's range."
         if grave
         else "Each skipped step is lost, and at a low scale small gradients become 0.",
-        "watch gradients (of='weight_gradient') to see where they overflow; scale inputs and "
-        "targets; mixed_bfloat16 needs no scale.",
+        "watch gradients (of='gradient') to see where; scale the targets, or take mixed_bfloat16.",
         {"steps": steps, "skipped": skipped, "share": part, "scale": scale,
          "threshold_share": share, "settling": settling},
         *span,

@@ -61,7 +61,7 @@ def saturation(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> I
         yield Sign(
             name,
             f"at least {percent(lowest)} of the values lay in the flat part of {activation} "
-            f"{when(stretch, len(shares), int(steps[-stretch]))}.",
+            f"{when(stretch, len(shares))}.",
             "Almost no gradient passes there.",
             "scale the input, put a normalization before the activation, or a smaller initializer.",
             {

@@ -108,18 +108,17 @@ def lasting_tail(holds: NDArray[np.bool_]) -> int:
     return len(holds) if len(gaps) == 0 else len(holds) - 1 - int(gaps[-1])
 
 
-def when(stretch: int, observed: int, first: int) -> str:
+def when(stretch: int, observed: int) -> str:
     """Say how long something has lasted, without claiming more than was observed.
 
     Args:
         stretch: Observed steps at the end in which it held.
         observed: Observed steps in all.
-        first: The step in which the stretch begins.
 
     Example:
-        >>> when(12, 40, 140)
-        'in each of the last 12 observed steps, from step 140 on'
+        >>> when(12, 40)
+        'in each of the last 12 observed steps'
     """
     if stretch == observed:
         return f"in each of the {stretch} observed steps"
-    return f"in each of the last {stretch} observed steps, from step {first} on"
+    return f"in each of the last {stretch} observed steps"

@@ -62,7 +62,7 @@ def inputs_scaled(
                 f"inputs go from {compact(low)} to {compact(high)} (rms {compact(size)}) and are "
                 "not normalized.",
                 "Initial weights are made for rms near 1: outputs and steps are that much larger.",
-                "x / 255." if pixels else "StandardScaler, or a Normalization layer first.",
+                "divide by 255." if pixels else "StandardScaler, or a Normalization layer first.",
                 evidence,
             )
         elif 0 < size < tiny:

@@ -70,8 +70,7 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
             yield Sign(
                 output.path,
                 f"one {activation} unit is trained with {loss.name} on two classes.",
-                "The absolute error of labels is lowest at the more frequent one, whatever the "
-                "odds; sure and wrong answers hardly learn.",
+                "Absolute error is lowest at the more frequent label, whatever the odds are.",
                 "binary_crossentropy.",
                 evidence,
             )
