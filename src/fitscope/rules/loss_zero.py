@@ -101,7 +101,8 @@ def _with_gradients(run: Run, curve: Curve, stretch: int, least: float) -> Itera
     most = max(kept, key=lambda name: kept[name])
     yield Sign(
         "loss",
-        f"the loss was 0 {when(stretch, len(curve))}; {most} kept {compact(kept[most])} of its rms.",
+        f"the loss was 0 {when(stretch, len(curve))}; {most} kept {compact(kept[most])} of its "
+        "rms.",
         "A loss at its least has no gradient: what is reported is not what is trained.",
         "look at what else is added to the loss, and at masks and sample weights.",
         {"gradient_kept": kept, "observed_steps": stretch, "threshold_gradient": least},

@@ -46,7 +46,7 @@ def half_precision(fit: Fit) -> Iterator[Sign]:
             "optimizer",
             f"{_named(narrow)} in float16, and {fit.optimizer.name} does not scale the loss.",
             "Gradients below 6e-8 become 0 on their way back.",
-            "the global policy 'mixed_float16', set before the model is made, or LossScaleOptimizer.",
+            "the global policy 'mixed_float16' before the model is made, or LossScaleOptimizer.",
             {"layers": [x.path for x in narrow][:20], "optimizer": fit.optimizer.name},
         )
     kept = [x for x in trained if x.variable_dtype in _BITS]
