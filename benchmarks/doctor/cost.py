@@ -1,4 +1,4 @@
-"""`python -m benchmarks.doctor.cost`: what the doctor costs at the beginning of a fit and at its end.
+"""`python -m benchmarks.doctor.cost`: what the doctor costs as a fit begins and as it ends.
 
 Where it costs nothing is in between: rules read what a run has recorded when the fit is over. What
 an observed step costs is measured by `benchmarks.step`.

@@ -259,3 +259,12 @@ def test_a_layer_that_is_never_called(make_run):
     (found,) = RULES["not_called"](writer.run)
     assert found.site == "hidden"
     assert RULES["not_called"](make_run({}, history=[FIT])) == []
+
+
+@pytest.mark.parametrize("name", ["loss_flat", "no_better_than_constant", "metric_flat"])
+@pytest.mark.parametrize(("planned", "severity"), [(100, "warning"), (200, "note")])
+def test_a_plateau_in_the_first_tenth_is_a_note(make_run, name, planned, severity):
+    loss = 0.69 + 0.003 * (-1.0) ** np.arange(12)
+    run = make_run({}, history=history(loss, {"epochs": planned}, accuracy=np.full(12, 0.5)))
+    (found,) = RULES[name](run)
+    assert found.severity == severity
