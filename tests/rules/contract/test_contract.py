@@ -121,6 +121,9 @@ FAULTY = {
         fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
         fit_of("sigmoid", 1, "mean_absolute_error", y=BINARY),
         fit_of("softmax", 3, "mean_squared_error", y=RANDOM.integers(0, 2, (120, 3))),
+        fit_of("softmax", 3, "categorical_crossentropy", y=RANDOM.integers(0, 2, (120, 3))),
+        fit_of("linear", 3, "categorical_crossentropy", y=RANDOM.integers(0, 2, (120, 3)),
+               from_logits=True),
     ],
     "loss_task": [
         fit_of("linear", 1, "mean_squared_error"),
@@ -186,6 +189,10 @@ CASES = [(name, i) for name, fits in FAULTY.items() for i in range(len(fits))]
 HEALTHY = {
     "classifier": fit_of(),
     "logits": fit_of("linear", from_logits=True),
+    "rows with a weight": fit_of("softmax", 3, "categorical_crossentropy",
+                                 y=ONE_HOT * RANDOM.choice([0.5, 0.9], (120, 1))),
+    "several, shared": fit_of("softmax", 3, "categorical_crossentropy",
+                              y=RANDOM.dirichlet([2, 2, 2], 120)),
     "shares": fit_of("softmax", 3, "mean_squared_error", y=RANDOM.dirichlet([2, 2, 2], 120)),
     "small weights behind large inputs": fit_of(
         x=RANDOM.normal(size=(120, 4)) * 8, layers=layers(*(
