@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fitscope.rules.registry import RULES
+from fitscope.rules.registry import RULES, findings
 from fitscope.select.unseen import Unseen
 
 STEPS = 40
@@ -84,6 +84,15 @@ def test_outputs_that_grow_along_depth(make_run, make_site):
     assert (found.site, found.evidence["ratio"]) == ("d4", pytest.approx(1e4))
     level = {make_site(f"d{i}", "relu"): constant_rms(1.0) for i in range(5)}
     assert RULES["signal_scale"](make_run(level)) == []
+
+
+@pytest.mark.parametrize(("size", "first"), [(1e13, "signal_scale"), (1.0, "non_finite")])
+def test_what_is_huge_at_the_first_step_explains_the_infinity_after_it(
+    make_run, make_site, size, first
+):
+    rnn = {**constant_rms(size), "posinf": np.r_[0.0, np.full(STEPS - 1, 5.0)]}
+    run = make_run({make_site("rnn", "relu"): rnn, make_site("out", None): constant_rms(size)})
+    assert findings(run)[0].rule == first
 
 
 def test_a_layer_that_nothing_called():
