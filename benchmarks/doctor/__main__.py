@@ -23,6 +23,9 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
     parser.add_argument("--only", default="", help="part of a fault's name; 'healthy' for none")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
     parser.add_argument("--no-jit", action="store_true", help="compile with jit_compile=False")
+    parser.add_argument(
+        "--gradients", action="store_true", help="watch as `fitscope doctor train.py` does"
+    )
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
     os.environ["KERAS_BACKEND"] = given.backend
@@ -37,7 +40,8 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
     from benchmarks.doctor.tables import write
 
     began = time.monotonic()
-    path = None if given.out is None else given.out / f"{given.backend}.jsonl"
+    name = f"{given.backend}-gradients" if given.gradients else given.backend
+    path = None if given.out is None else given.out / f"{name}.jsonl"
     outcomes: list[Outcome] = []
     if path is not None and path.exists():
         outcomes = [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
@@ -52,8 +56,8 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
             planned += [(make, fault, seed) for make in turned]
     used: dict[tuple[str, int], int] = {}
     for make, fault, seed in planned:
-        name = fault.name if fault else "healthy"
-        if given.only not in name or (used.get((name, seed), 0) >= given.bases and fault):
+        kind = fault.name if fault else "healthy"
+        if given.only not in kind or (used.get((kind, seed), 0) >= given.bases and fault):
             continue
         if time.monotonic() - began > given.seconds:
             print("time is up", flush=True)
@@ -63,23 +67,23 @@ def main() -> None:  # noqa: C901 - a script, read from top to bottom
             program.compile["jit_compile"] = False
         if fault is not None and fault.seed(program) is False:
             continue
-        used[name, seed] = used.get((name, seed), 0) + 1
+        used[kind, seed] = used.get((kind, seed), 0) + 1
         if (program.name, fault.name if fault else None, seed) in known:
             continue
-        outcome = measure(program, fault, seed)
+        outcome = measure(program, fault, seed, gradients=given.gradients)
         outcomes.append(outcome)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a") as file:
                 file.write(json.dumps(outcome.to_json()) + "\n")
         print(
-            f"{name:28} {program.name:20} {seed} {outcome.seconds:5.1f}s "
+            f"{kind:28} {program.name:20} {seed} {outcome.seconds:5.1f}s "
             f"{'first' if outcome.cause_first else 'told' if outcome.cause_told else '-':5} "
             f"{' '.join(f'{r}:{s[0]}@{at}' for r, s, at in outcome.rules)} "
             f"{outcome.error or ''}",
             flush=True,
         )
-    write(outcomes, given.backend, given.out, jit=not given.no_jit)
+    write(outcomes, name, given.out, jit=not given.no_jit)
 
 
 if __name__ == "__main__":

@@ -50,23 +50,27 @@ class Outcome:
         return asdict(self)
 
 
-def measure(program: Program, fault: Fault | None, seed: int) -> Outcome:
+def measure(
+    program: Program, fault: Fault | None, seed: int, *, gradients: bool = False
+) -> Outcome:
     """Train once under a scope that sees every step, and ask the doctor.
 
     Args:
         program: The training, with the fault in it.
         fault: The fault; None for a healthy one.
         seed: Of the weights.
+        gradients: Whether gradients, weights and updates are watched, as `fitscope doctor train.py`
+            does, or outputs and their rank alone.
     """
     import keras
 
     import fitscope as fs
+    from fitscope.launch.doctor_scope import DoctorScope
 
     outcome = Outcome(program.name, fault.name if fault else None, seed)
     keras.utils.set_random_seed(seed)
-    # As `fitscope doctor train.py` watches.
     ranks = fs.statistics.EffectiveRank()
-    scope = fs.Scope(fs.watch("**", statistics=[ranks]), every=1)
+    scope = DoctorScope() if gradients else fs.Scope(fs.watch("**", statistics=[ranks]), every=1)
     spent = 0.0
 
     class Look(keras.callbacks.Callback):

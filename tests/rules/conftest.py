@@ -1,4 +1,4 @@
-"""Runs in memory whose every value is chosen by the test."""
+"""Runs in memory whose every value is chosen by the test, and findings that are read aloud."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fitscope.rules.finding import Finding
+from fitscope.rules.registry import RULES
+from fitscope.rules.rule import Rule
 from fitscope.run.reader import Run
 from fitscope.run.record import StepRecord
 from fitscope.run.writer import RunWriter
@@ -68,3 +71,35 @@ def make_run() -> MakeRun:
 @pytest.fixture
 def make_site() -> Callable[..., Site]:
     return site
+
+
+COLUMNS_OF_A_LINE = 100
+
+
+@pytest.fixture(autouse=True)
+def _every_finding_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever our rules find in these tests is told in three lines."""
+    plain = Rule.__call__
+
+    def read(self: Rule, subject: Any, **settings: Any) -> list[Finding]:
+        found = plain(self, subject, **settings)
+        for finding in found if RULES.get(self.id) is not None else ():
+            _read(finding)
+        return found
+
+    monkeypatch.setattr(Rule, "__call__", read)
+
+
+def _read(finding: Finding) -> None:
+    what, why, remedy = finding.message, finding.why, finding.remedy
+    # What was seen, why it matters, what to try: a line each, beside where and since when.
+    # Where a NaN came from takes a few more words: its message is left to what prints it.
+    for line in (what, why, remedy)[finding.rule == "non_finite" :]:
+        assert 10 < len(line) <= COLUMNS_OF_A_LINE, f"{finding.rule}, {len(line)}: {line}"
+        assert line.strip() == line
+        assert "\n" not in line
+    assert what.endswith(".")
+    assert why.endswith(".")
+    assert len(finding.lines) == 3
+    assert finding.site in finding.lines[0]
+    assert finding.since in finding.lines[0]

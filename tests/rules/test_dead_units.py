@@ -1,5 +1,7 @@
 """The rule for units that stay off."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,21 @@ def test_validation_alone_is_not_read(make_run, make_site):
 
 def test_an_empty_run(make_run):
     assert dead_units(make_run({})) == []
+
+
+@pytest.mark.parametrize(
+    ("dead", "units", "severity"),
+    [(2, 4, "note"), (4, 8, "note"), (25, 50, "note"), (20, 30, "warning"), (7, 8, "warning")],
+)
+def test_what_a_coin_for_each_unit_would_give_is_a_note(make_run, make_site, dead, units, severity):
+    # Of inputs that lie on one side, a random direction is off for all or for none.
+    chance = sum(math.comb(units, k) for k in range(dead, units + 1)) / 2**units
+    assert (chance > 0.2) == (severity == "note")
+    values = {"dead_units": dead, "units": units, "count": 64.0 * units}
+    (found,) = dead_units(make_run({make_site("code", shape=(64, units)): values}))
+    assert found.severity == severity
+
+
+def test_a_weight_of_zeros_is_no_dead_unit(make_run, make_site):
+    bias = make_site("dense:weight[bias]", shape=(32,))
+    assert dead_units(make_run({make_site("dense"): {}, bias: {"dead_units": 32}})) == []

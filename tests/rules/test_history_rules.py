@@ -86,6 +86,10 @@ HEALTHY = {
         weights=[weight("a", 2e-3), weight("b"), weight("c", 0.3), weight("out", 0.02)]),
     "a head that began at zero": history(np.r_[FALLING[:8], [0.29] * 4],
                                          weights=[weight("out", 0.3, rms=0.0)]),
+    # Five inputs: weights of 0.45 are usual, and these happened to begin at 0.1.
+    "a few weights that began small": history(
+        np.r_[FALLING[:8], [0.29] * 4],
+        weights=[weight("hidden"), weight("out", 4.0, rms=0.1, fan_in=5)]),
     "sequences of one step": history(
         np.r_[FALLING[:8], [0.29] * 4],
         weights=[weight("lstm/cell"), weight("lstm/cell", 0.0, name="recurrent_kernel")],
@@ -255,3 +259,12 @@ def test_a_layer_that_is_never_called(make_run):
     (found,) = RULES["not_called"](writer.run)
     assert found.site == "hidden"
     assert RULES["not_called"](make_run({}, history=[FIT])) == []
+
+
+@pytest.mark.parametrize("name", ["loss_flat", "no_better_than_constant", "metric_flat"])
+@pytest.mark.parametrize(("planned", "severity"), [(100, "warning"), (200, "note")])
+def test_a_plateau_in_the_first_tenth_is_a_note(make_run, name, planned, severity):
+    loss = 0.69 + 0.003 * (-1.0) ** np.arange(12)
+    run = make_run({}, history=history(loss, {"epochs": planned}, accuracy=np.full(12, 0.5)))
+    (found,) = RULES[name](run)
+    assert found.severity == severity

@@ -88,13 +88,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_script(path: Path, arguments: argparse.Namespace) -> int:
     from fitscope.cli.script import run_script
 
-    def make_scope() -> Any:
-        from fitscope.launch.quiet_scope import QuietScope
-        from fitscope.scope.instructions import watch
-        from fitscope.statistics.effective_rank import EffectiveRank
+    def make_scope(_: Any) -> Any:
+        from fitscope.launch.doctor_scope import DoctorScope
 
         # What is found is told once, when all is known.
-        return QuietScope(watch("**", statistics=[EffectiveRank()]), every=arguments.every)
+        return DoctorScope(every=arguments.every)
 
     # What the script prints must not stand between the braces of the JSON.
     aside = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
@@ -106,15 +104,24 @@ def _of_script(path: Path, arguments: argparse.Namespace) -> int:
         print(f"fitscope: {path} failed:\n{done.error}", file=sys.stderr)
         return PROBLEM if status == OK else status
     if not done.scopes:
-        print(f"fitscope: {path} called no fit, so there is nothing to judge.", file=sys.stderr)
+        print(
+            f"fitscope: {path} called no fit, evaluate or train_on_batch, so there is nothing to "
+            "judge.",
+            file=sys.stderr,
+        )
         return PROBLEM
     return status
 
 
 def _facts(done: ScriptRun) -> dict[str, Any]:
+    reasons = [getattr(scope, "without_gradients", None) for scope in done.scopes]
     return {
-        "fits": len(done.scopes),
+        "models": len(done.scopes),
+        "fits": done.calls.get("fit", 0),
+        "evaluations": done.calls.get("evaluate", 0),
+        "train_on_batch": done.calls.get("train_on_batch", 0),
         "observed_steps": int(sum(scope.cost["observed_steps"] for scope in done.scopes)),
+        "without_gradients": next((reason for reason in reasons if reason), None),
         "seconds": round(done.seconds, 3),
         "out_of_time": done.out_of_time,
         "error": done.error,

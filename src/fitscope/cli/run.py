@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int | Callable[[], int]:
 
     from fitscope.launch.observe import Observer
     from fitscope.launch.options import FILE, Options, read_file
+    from fitscope.launch.run_folder import RunFolder
     from fitscope.launch.script import Script
 
     config: Path | None = arguments.config or (Path(FILE) if Path(FILE).is_file() else None)
@@ -115,13 +116,12 @@ def run(arguments: argparse.Namespace) -> int | Callable[[], int]:
     options = options.with_given(given)
     script = Script(rest[is_module], rest[1 + is_module :], is_module=is_module)
     folder = Path(options.run).resolve() if options.run else _folder(script.name)
-    observer = Observer(options, folder)
-    if options.ui:
-        _show(observer)
-    return partial(_run, script, observer)
+    observer = Observer(RunFolder(options, folder).make_scope)
+    page = _show(folder) if options.ui else None
+    return partial(_run, script, observer, folder, page)
 
 
-def _run(script: Script, observer: Observer) -> int:
+def _run(script: Script, observer: Observer, folder: Path, page: Any) -> int:
     """Run the script; what it raises, `SystemExit` included, comes out."""
     from fitscope.launch.script import ScriptError
     from fitscope.launch.when_imported import when_imported
@@ -142,16 +142,18 @@ def _run(script: Script, observer: Observer) -> int:
     finally:
         if os.getpid() == pid:
             observer.close(status)
-            _tell(observer)
+            _tell(observer, folder)
+            del page  # it was shown for as long as the script ran
     return OK
 
 
-def _show(observer: Observer) -> None:
+def _show(folder: Path) -> Any:
     from fitscope.ui.show import show
 
-    observer.folder.mkdir(parents=True, exist_ok=True)
-    observer.page = show([observer.folder])
-    print(f"fitscope page: {observer.page.url}", file=sys.stderr, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = show([folder])
+    print(f"fitscope page: {page.url}", file=sys.stderr, flush=True)
+    return page
 
 
 def _folder(name: str) -> Path:
@@ -161,7 +163,7 @@ def _folder(name: str) -> Path:
     return path if not path.exists() else path.with_name(f"{path.name}-{os.getpid()}")
 
 
-def _tell(observer: Observer) -> None:
+def _tell(observer: Observer, folder: Path) -> None:
     """Where the runs are and what was found, on the error stream: the other is the script's."""
     from fitscope.terminal.command import command
 
@@ -176,7 +178,7 @@ def _tell(observer: Observer) -> None:
     for each in runs:
         lines.append(f"  {_short(each.path)}")
         lines += [f"    {f['severity']}: {f['message']}" for f in each.findings]
-    lines.append(f"Look: {command()} ui {_short(observer.folder)}")
+    lines.append(f"Look: {command()} ui {_short(folder)}")
     print("\n".join(lines), file=sys.stderr)
 
 

@@ -1,8 +1,9 @@
-"""Running somebody's script with a scope in every `fit` it calls."""
+"""Running somebody's script with a scope on every model it trains or evaluates."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import runpy
 import sys
 import time
@@ -10,10 +11,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from fitscope.errors import FitscopeError
+from fitscope.launch.observe import Observer
 from fitscope.launch.when_imported import when_imported
 
 
@@ -26,30 +27,32 @@ class ScriptRun:
     """What became of a script.
 
     Attributes:
-        scopes: The scope of each `fit`, in order; those of the script where it has its own.
+        scopes: The scope of each model, in order, and those that the script has itself.
+        calls: How often it called `fit`, `evaluate` and `train_on_batch`.
         error: The traceback of what ended it; None when it came to its end, or the time was up.
         out_of_time: Whether the time was up.
         seconds: How long it ran.
     """
 
     scopes: list[Any] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     out_of_time: bool = False
     seconds: float = 0.0
 
 
 def run_script(
-    path: Path, arguments: Sequence[str], make_scope: Callable[[], Any], seconds: float
+    path: Path, arguments: Sequence[str], make_scope: Callable[[Any], Any], seconds: float
 ) -> ScriptRun:
-    """Run a script as `python path arguments` would, with a scope in every `fit`.
+    """Run a script as `python path arguments` would, with a scope on every model.
 
     Keras is not imported before the script does, so that it may choose the backend.
 
     Args:
         path: The script.
         arguments: Its arguments.
-        make_scope: Makes the scope of one `fit`.
-        seconds: The time for training, from the second step of the first `fit`; the first compiles.
+        make_scope: Makes the scope of a model.
+        seconds: The time for training, from the second step on; the first compiles.
 
     Raises:
         FitscopeError: There is no such script.
@@ -58,14 +61,12 @@ def run_script(
         raise FitscopeError(f"there is no script at {path}.")
     found = ScriptRun()
     undo = contextlib.ExitStack()
-
-    def observe() -> None:
-        undo.callback(_observe(sys.modules["keras"], found, make_scope, seconds))
-
+    observer = Observer(make_scope, _TimeLimit(seconds).check, "fitscope doctor")
+    undo.callback(observer.uninstall)
     argv, search = sys.argv, list(sys.path)
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
-    undo.callback(when_imported("keras", observe))
+    undo.callback(when_imported("keras", observer.install))
     began = time.monotonic()
     try:
         runpy.run_path(str(path), run_name="__main__")
@@ -82,59 +83,24 @@ def run_script(
         found.seconds = time.monotonic() - began
         undo.close()
         sys.argv, sys.path[:] = argv, search
-    for scope in found.scopes:
-        # A fit that was interrupted has told nobody.
-        if scope.runs and scope.is_fitting:
-            scope.on_train_end()
+    observer.end()
+    found.scopes = [*observer.scopes, *observer.theirs]
+    found.calls = dict(observer.calls)
     return found
 
 
-def _observe(
-    keras: ModuleType, found: ScriptRun, make_scope: Callable[[], Any], seconds: float
-) -> Callable[[], None]:
-    """Let every `fit` have a scope; gives what undoes it."""
-    from fitscope.scope.scope import Scope
+class _TimeLimit:
+    """Ends the script after so many seconds of training."""
 
-    model: Any = keras.Model
-    plain = model.fit
-    deadline: list[float] = []
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._batches = 0
+        self._deadline = math.inf
 
-    class Clock(keras.callbacks.Callback):
-        begun = 0
-
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            self.begun += 1
-            # The first step compiles.
-            if self.begun == 2:
-                deadline.append(time.monotonic() + seconds)
-            if deadline and time.monotonic() > deadline[0]:
-                raise Enough
-
-    def fit(self: Any, *args: Any, **given: Any) -> Any:
-        # `callbacks` is the sixth argument of `fit`.
-        places: list[Any] = list(args)
-        callbacks = given.pop("callbacks", None)
-        if len(places) > _CALLBACKS:
-            callbacks = places[_CALLBACKS]
-        listed = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
-        listed = [each for each in listed if each is not None]
-        own = [each for each in listed if isinstance(each, Scope)]
-        scope = own[0] if own else make_scope()
-        if scope not in found.scopes:
-            found.scopes.append(scope)
-        listed = [*listed, *([] if own else [scope]), Clock()]
-        if len(places) > _CALLBACKS:
-            places[_CALLBACKS] = listed
-            return plain(self, *places, **given)
-        return plain(self, *places, callbacks=listed, **given)
-
-    model.fit = fit
-
-    def undo() -> None:
-        if "fit" in vars(model) and model.fit is fit:
-            del model.fit
-
-    return undo
-
-
-_CALLBACKS = 5
+    def check(self) -> None:
+        self._batches += 1
+        # The first step compiles.
+        if self._batches == 2:
+            self._deadline = time.monotonic() + self._seconds
+        if time.monotonic() > self._deadline:
+            raise Enough

@@ -397,15 +397,20 @@ def _spec_of_shape(shape: Any, batch_size: int, dtype: str) -> Any:
     return keras.KerasTensor((batch_size, *tuple(shape)[1:]), dtype=dtype)
 
 
+_PASSES = ("fit", "evaluate")
+
+
 def fit_in_progress(model: Any) -> dict[str, Any] | None:
-    """The local variables of the `fit` of `model` that is calling its callbacks; None elsewhere.
+    """The local variables of the `fit` or `evaluate` of `model` that is calling its callbacks.
+
+    None elsewhere.
 
     Among them are the arrays as they were given, how they are shuffled and split, and the iterator
     over the epochs, from which nothing is taken.
     """
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_name == "fit" and "epoch_iterator" in frame.f_locals:
+        if frame.f_code.co_name in _PASSES and "epoch_iterator" in frame.f_locals:
             variables = frame.f_locals
             if variables.get("self") is model:
                 return dict(variables)

@@ -113,8 +113,8 @@ def _sign(
     said = said.format(keys=compact(seen), of=count(round(total)))
     return Sign(
         name,
-        f"{said} {when(stretch, len(series), first)}.",
-        why if learned is False else f"{why} The loss does not say that it hurts.",
+        f"{said} {when(stretch, len(series))}.",
+        why if learned is False else f"{why} It may not hurt.",
         remedy,
         {"state": state, "keys_looked_at": seen, "keys": total, "observed_steps": stretch,
          "relative_deviation": float(np.median((series["std"] / series["mean"])[-stretch:]))},

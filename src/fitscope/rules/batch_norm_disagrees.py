@@ -37,7 +37,8 @@ def batch_norm_disagrees(run: Run, *, shift: float = 1.0, spread: float = 3.0) -
     train_loss, held_loss = epochs(run).values, epochs(run, "val_loss").values
     if not len(held_loss) or not held_loss[-1] > 1.5 * train_loss[-1]:
         return
-    norms = [s.name for s in run.sites if s.layer_class == "BatchNormalization"]
+    outputs = [s for s in run.sites if s.port == "output"]
+    norms = [s.name for s in outputs if s.layer_class == "BatchNormalization"]
     train = series_of(run, ["mean", "std"], norms)
     held = series_of(run, ["mean", "std"], norms, phase="validation")
     for name in norms:

@@ -19,8 +19,9 @@ def told_once(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> Finding
         findings: All findings.
         rules: The rules by id.
     """
-    ranks = _ranks(rules)
-    ordered = sorted(by_severity(findings), key=lambda f: ranks.get(f.rule, 0))
+    found = by_severity(findings)
+    ranks = _ranks(found, rules)
+    ordered = [found[place] for place in sorted(range(len(found)), key=ranks.__getitem__)]
     told: list[Finding] = []
     for finding in ordered:
         causes = [place for place, cause in enumerate(told) if _explains(cause, finding, rules)]
@@ -41,16 +42,22 @@ def _explains(cause: Finding, finding: Finding, rules: Mapping[str, Rule]) -> bo
     return finding.rule in explained
 
 
-def _ranks(rules: Mapping[str, Rule]) -> dict[str, int]:
-    """How long the longest chain of causes above each rule is: causes are told before effects."""
-    ranks: dict[str, int] = {}
+def _ranks(findings: Sequence[Finding], rules: Mapping[str, Rule]) -> list[int]:
+    """How long the longest chain of causes above each finding is: causes are told before effects.
 
-    def rank(name: str, below: frozenset[str]) -> int:
-        if name not in ranks:
-            above = [r.id for r in rules.values() if name in r.explains and r.id not in below]
-            ranks[name] = max((1 + rank(cause, below | {name}) for cause in above), default=0)
-        return ranks[name]
+    Only what was found counts: over all rules the chains form rings, as of updates that are too
+    long (which throw weights, which turns units off, which ends updates).
+    """
+    ranks: dict[int, int] = {}
 
-    for name in rules:
-        rank(name, frozenset({name}))
-    return ranks
+    def rank(place: int, below: frozenset[int]) -> int:
+        if place not in ranks:
+            above = [
+                other
+                for other, cause in enumerate(findings)
+                if other not in below and _explains(cause, findings[place], rules)
+            ]
+            ranks[place] = max((1 + rank(c, below | {place}) for c in above), default=0)
+        return ranks[place]
+
+    return [rank(place, frozenset({place})) for place in range(len(findings))]

@@ -35,7 +35,7 @@ MIN_VALUES = 8
     "A layer gives one and the same value, step after step.",
     severity="warning",
     explains=("loss_flat", "no_better_than_constant", "unchanged_weights", "metric_flat",
-              "vanishing_gradients", "effective_rank"),
+              "effective_rank", "update_ratio"),
     confidence=0.9,
 )  # fmt: skip
 def constant_output(
@@ -64,8 +64,7 @@ def constant_output(
     more = f"; {count(others)} more {'layer is' if others == 1 else 'layers are'} constant"
     yield Sign(
         name,
-        f"every value was {compact(value)} {when(stretch, len(series), first)}"
-        f"{more if others else ''}.",
+        f"every value was {compact(value)} {when(stretch, len(series))}{more if others else ''}.",
         "Whatever comes in makes no difference"
         + (" to the prediction." if is_output else " behind this layer."),
         f"look at the weights and input of {name}: zeros, equal inputs, or a saturated activation.",

@@ -6,7 +6,9 @@ for a large share in every observed step of a long stretch up to the end. The re
 share and not which units, so the message claims no more than that.
 
 Formula: dead_units / units >= `share` in each observed step of a stretch of at least 10 up to the
-end, and at least a quarter of all observed; only batches of 16 values a unit or more count.
+end, and at least a quarter of all observed; only batches of 16 values a unit or more count. Of
+inputs that lie on one side (pixels, what a ReLU puts out) a unit of random direction is off for all
+or for none, as a coin falls: as many units off as n coins show in one of five throws are a note.
 
 Source: Lu et al. (2019), "Dying ReLU and Initialization"; half of a layer as in SageMaker
 Debugger's dead_relu rule, which holds it against one step.
@@ -32,6 +34,8 @@ ALL_BUT_DEAD = 0.99
 MIN_STRETCH = 0.25
 # With fewer values of a unit in a step, "off in the whole batch" happens to healthy units.
 MIN_VALUES_PER_UNIT = 16
+ONE_IN_FIVE = 0.8416
+"""Deviations that a normal variable is above in one of five draws."""
 
 
 @rule(
@@ -39,7 +43,8 @@ MIN_VALUES_PER_UNIT = 16
     "Half the units of a layer or more stay off.",
     severity="warning",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
-              "metric_flat", "vanishing_gradients", "layer_left_behind", "effective_rank"),
+              "metric_flat", "vanishing_gradients", "layer_left_behind", "effective_rank",
+              "update_ratio"),
     confidence=0.8,
 )  # fmt: skip
 def dead_units(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> Iterator[Sign]:
@@ -57,8 +62,9 @@ def dead_units(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> I
         units = int(series["units"][telling][-1])
         first = int(steps[-stretch])
         all_dead = lowest >= ALL_BUT_DEAD
+        by_chance = not all_dead and _as_coins_fall(float(np.median(shares[-stretch:])), units)
         whole = "all" if lowest >= 1 else f"at least {percent(lowest)} of the"
-        how_long = when(stretch, len(shares), first)
+        how_long = when(stretch, len(shares))
         yield Sign(
             site,
             f"{whole} {units} units were off for the whole batch {how_long}.",
@@ -77,6 +83,13 @@ def dead_units(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> I
             },
             first_step=first,
             last_step=int(steps[-1]),
-            severity="fault" if all_dead else None,
-            confidence=0.95 if all_dead else None,
+            severity="fault" if all_dead else "note" if by_chance else None,
+            confidence=0.95 if all_dead else 0.5 if by_chance else None,
         )
+
+
+def _as_coins_fall(share: float, units: int) -> bool:
+    """Whether so large a share of heads comes in more than one of five throws of `units` coins."""
+    # The normal approximation to the binomial, with its correction for whole numbers.
+    distance = (share * units - 0.5 - units / 2) / (np.sqrt(units) / 2)
+    return bool(distance < ONE_IN_FIVE)

@@ -87,7 +87,7 @@ def effective_rank(
     name, series, stretch = collapsed[0]
     first, last = int(series.steps[-stretch]), int(series.steps[-1])
     others = len(collapsed) - 1
-    more = f"; {count(others)} more layer{'s' if others > 1 else ''} after it" if others else ""
+    more = f", and {count(others)} more layer{'s' if others > 1 else ''}" if others else ""
     own = bool(fit.get("own_loss") or fit.get("custom_step"))
     seen, most = _rank(series), _possible(series)
     apart = float(np.sqrt(np.nanmedian(series[SPREAD][-stretch:])))
@@ -99,11 +99,10 @@ def effective_rank(
     yield Sign(
         name,
         f"all samples {where} "
-        f"{when(stretch, len(series), first)}{more}.",
+        f"{when(stretch, len(series))}{more}.",
         "The layer hardly tells samples apart"
         + (", and the loss is no better than a constant's." if baseline else "."),
-        "normalization before the layer, skip connections, a smaller learning rate; for embeddings "
-        "a loss that holds samples apart.",
+        "a normalization before the layer, skip connections, or a loss that holds samples apart.",
         {"rank": seen, "possible": most, "deviation": apart, "observed_steps": stretch,
          "other_sites": [n for n, _, _ in collapsed[1:]][:20], "threshold_rank": rank,
          "threshold_spread": spread},

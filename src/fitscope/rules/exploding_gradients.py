@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     "exploding_gradients",
     "Gradients grow by orders of magnitude while training.",
     severity="warning",
-    explains=("loss_diverges", "loss_non_finite", "loss_oscillates", "weights_moved_far"),
+    explains=("loss_diverges", "loss_non_finite", "loss_oscillates", "weights_moved_far",
+              "update_ratio"),
     confidence=0.8,
-)
+)  # fmt: skip
 def exploding_gradients(run: Run, *, times: float = 100.0) -> Iterator[Sign]:
     """Find the weight whose gradient grew most."""
     names = [s.name for s in run.sites if s.port == "weight_gradient"]

@@ -241,6 +241,8 @@ class Fit:
             outputs and compiled losses need not belong together.
         backend: The backend.
         resumed: Whether the optimizer has made steps before.
+        own_loop: Whether the script makes the steps itself, by `train_on_batch`.
+        trains: Whether it is a training, and not an evaluation alone.
     """
 
     layers: tuple[LayerFact, ...] = ()
@@ -260,6 +262,8 @@ class Fit:
     custom_step: bool = False
     backend: str = ""
     resumed: bool = False
+    own_loop: bool = False
+    trains: bool = True
 
     def pairs(self) -> Iterator[tuple[OutputFact, LossFact, ArrayFact]]:
         """Each output with its loss and targets; nothing for models with a step of their own."""

@@ -39,7 +39,7 @@ COARSE = 2.0**-21
     "Gradients are too small for float16.",
     severity="warning",
     explains=("unchanged_weights", "weights_barely_moved", "layer_left_behind", "loss_flat",
-              "vanishing_gradients", "no_better_than_constant", "metric_flat"),
+              "vanishing_gradients", "no_better_than_constant", "metric_flat", "update_ratio"),
     confidence=0.8,
 )  # fmt: skip
 def gradient_underflow(

@@ -33,6 +33,15 @@ def of_fit(run: Run) -> dict[str, Any]:
     return next((r for r in reversed(run.history) if r.get("event") == "fit"), {})
 
 
+def has_just_begun(run: Run) -> bool:
+    """Whether less than a tenth of the epochs that were asked for have been run.
+
+    A plateau there says little: many trainings that come to something begin with one.
+    """
+    planned = of_fit(run).get("epochs")
+    return planned is not None and len(epochs(run)) + 1 < 0.1 * planned
+
+
 def epochs(run: Run, name: str = "loss") -> Curve:
     """A log at the end of each epoch.
 

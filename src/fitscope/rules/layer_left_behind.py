@@ -56,10 +56,9 @@ def layer_left_behind(
     yield Sign(
         behind[0],
         f"the kernel changed by {compact(moved[behind[0]])} of its size in {steps} steps, the "
-        f"median layer by {compact(middle)}{others}.",
+        f"median one by {compact(middle)}{others}.",
         "It stays as it was initialized: next to no gradient comes to it.",
-        "look at what stands between it and the loss: saturated or dead units, a very small scale, "
-        "a missing normalization.",
+        "look between it and the loss: saturated or dead units, a tiny scale, no normalization.",
         {"relative_change": moved, "layers": behind, "threshold_share": share,
          "threshold_change": change},
         last_step=steps - 1,

@@ -2,7 +2,8 @@
 
 Formula: means of the first and the last third of the observed steps differ by less than twice the
 standard error of their difference, and by less than `change` of the first. A fault where also no
-value differs from the first by more than one part in 100,000: then not even noise is there.
+value differs from the first by more than one part in 100,000: then not even noise is there. A note
+in the first tenth of the epochs that were asked for: many trainings begin with a plateau.
 
 Not told of a loss below half that of the best constant answer.
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitscope.rules.history import batches, epochs, of_fit
+from fitscope.rules.history import batches, epochs, has_just_begun, of_fit
 from fitscope.rules.rule import Sign, rule
 from fitscope.terminal.numbers import compact
 
@@ -60,7 +61,7 @@ def loss_flat(run: Run, *, change: float = 0.02, min_steps: int = 30) -> Iterato
         {"first_third": start, "last_third": end, "standard_error": error, "threshold": change},
         first_step=int(curve.steps[0]),
         last_step=int(curve.steps[-1]),
-        severity="fault" if still else None,
+        severity="fault" if still else "note" if has_just_begun(run) else None,
         confidence=0.95 if still else None,
     )
 

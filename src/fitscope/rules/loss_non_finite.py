@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     "loss_non_finite",
     "The loss is NaN or infinite.",
     severity="fault",
-    explains=("no_better_than_constant", "metric_flat", "loss_diverges", "unchanged_weights"),
-)
+    explains=("no_better_than_constant", "metric_flat", "loss_diverges", "unchanged_weights",
+              "update_ratio"),
+)  # fmt: skip
 def loss_non_finite(run: Run) -> Iterator[Sign]:
     """Find where the loss stopped being a number."""
     for curve, what in ((batches(run), "step"), (epochs(run), "epoch")):

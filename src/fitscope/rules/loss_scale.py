@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "The loss scale keeps falling, or is not used.",
     severity="warning",
     explains=("unchanged_weights", "weights_barely_moved", "loss_flat", "no_better_than_constant",
-              "metric_flat", "gradient_underflow", "layer_left_behind"),
+              "metric_flat", "gradient_underflow", "layer_left_behind", "update_ratio"),
     confidence=0.9,
 )  # fmt: skip
 def loss_scale(run: Run, *, share: float = 0.1, settling: int = 20) -> Iterator[Sign]:
@@ -48,8 +48,7 @@ def loss_scale(run: Run, *, share: float = 0.1, settling: int = 20) -> Iterator[
     if scales is None and _goes_past(run, fit):
         yield Sign(
             "optimizer",
-            "the optimizer divides gradients by its loss scale, and the model's own train_step "
-            "does not multiply the loss by it.",
+            "gradients are divided by a loss scale that the own train_step does not multiply by.",
             "Updates are thousands of times too small, and float16 gradients underflow.",
             "loss = self.optimizer.scale_loss(loss), before the gradients are taken.",
         )

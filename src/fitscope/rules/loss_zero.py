@@ -71,16 +71,14 @@ def _from_the_start(curve: Curve, limit: float, *, own: bool) -> Sign:
     if own:
         return Sign(
             "loss", said,
-            "The model has a train_step of its own; Keras reports the loss only if that updates "
-            "its tracker, so rules on the loss are blind.",
+            "Its own train_step does not update Keras' tracker of the loss: rules on it are blind.",
             "self._loss_tracker.update_state(loss), or return {'loss': loss} from train_step.",
             evidence, first, last, severity="note", confidence=0.6,
         )  # fmt: skip
     return Sign(
         "loss", said,
         "A model that has just begun is not right on everything: nothing is measured.",
-        "compare the loss of two different arrays by hand; look for masks or weights that are "
-        "all 0, and for targets made of the prediction.",
+        "compare the loss of two arrays by hand; look for masks of 0, and targets made of outputs.",
         evidence, first, last,
     )  # fmt: skip
 
@@ -103,8 +101,8 @@ def _with_gradients(run: Run, curve: Curve, stretch: int, least: float) -> Itera
     most = max(kept, key=lambda name: kept[name])
     yield Sign(
         "loss",
-        f"the loss was exactly 0 {when(stretch, len(curve), began)}, and {most} still had "
-        f"{compact(kept[most])} of its gradient.",
+        f"the loss was 0 {when(stretch, len(curve))}; {most} kept {compact(kept[most])} of its "
+        "rms.",
         "A loss at its least has no gradient: what is reported is not what is trained.",
         "look at what else is added to the loss, and at masks and sample weights.",
         {"gradient_kept": kept, "observed_steps": stretch, "threshold_gradient": least},

@@ -1,7 +1,7 @@
 """An accuracy that never moves.
 
 Formula: over at least 5 epochs, accuracy is the same to the last digit and below 1, or never above
-the share of the most frequent class by more than `margin`.
+the share of the most frequent class by more than `margin`. In the first tenth of the epochs a note.
 
 Source: Humbatova et al. (2020); the majority class as baseline as in scikit-learn's
 DummyClassifier.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitscope.rules.history import epochs, of_fit
+from fitscope.rules.history import epochs, has_just_begun, of_fit
 from fitscope.rules.rule import Sign, rule
 from fitscope.terminal.numbers import percent
 
@@ -54,5 +54,6 @@ def metric_flat(run: Run, *, margin: float = 0.02, min_epochs: int = 5) -> Itera
             {"metric": name, "last": value, "majority": majority, "threshold_margin": margin},
             first_step=int(curve.steps[0]),
             last_step=int(curve.steps[-1]),
+            severity="note" if has_just_begun(run) else None,
         )
         return

@@ -5,7 +5,7 @@ of the loss that the best answer without looking at the input has: the entropy o
 for cross-entropies, the variance of the targets for squared error, their mean distance from the
 median for absolute error. A fault where in the last half of at least 100 steps it did not fall by
 1% of that either, and no epochs are left: a plateau can end. A note where it does fall and epochs
-are left. Losses with regularizers are left out.
+are left, or less than a tenth of them has been run. Losses with regularizers are left out.
 
 Source: Karpathy (2019), "A Recipe for Training Neural Networks" (dumb baselines); Cover and
 Thomas, entropy as the least expected code length.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitscope.rules.history import epochs, of_fit
+from fitscope.rules.history import epochs, has_just_begun, of_fit
 from fitscope.rules.rule import Sign, rule
 from fitscope.terminal.numbers import compact
 
@@ -64,5 +64,9 @@ def no_better_than_constant(
         {"loss": float(curve.values[-1]), "constant_answer_loss": baseline, "threshold": share},
         first_step=int(curve.steps[0]),
         last_step=int(curve.steps[-1]),
-        severity="fault" if lasting and not falling else "note" if falling and not ended else None,
+        severity="fault"
+        if lasting and not falling
+        else "note"
+        if (falling and not ended) or has_just_begun(run)
+        else None,
     )

@@ -56,7 +56,7 @@ RECENT = 5
     severity="fault",
     explains=("loss_non_finite", "constant_output", "loss_flat", "no_better_than_constant",
               "metric_flat", "loss_diverges", "unchanged_weights", "exploding_gradients",
-              "loss_scale"),
+              "loss_scale", "update_ratio"),
 )  # fmt: skip
 def non_finite(run: Run, *, scaling_share: float = 0.05, settling: int = 20) -> Iterator[Sign]:
     """Find the first site that held NaN or an infinity."""

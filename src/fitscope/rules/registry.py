@@ -27,6 +27,12 @@ _CONTRACT = (
     "regularization", "class_balance", "contradicting_labels", "target_leak", "half_precision",
     "few_steps",
 )  # fmt: skip
+# Of these, what holds of an evaluation as well.
+_EVALUATION = frozenset(
+    {"data_values", "input_kind", "one_unit_softmax", "from_logits", "double_activation",
+     "labels_in_range", "targets_in_range", "sample_weights", "loss_unit_mismatch",
+     "loss_activation", "metric_task"}
+)  # fmt: skip
 _TRAINING = (
     "non_finite", "loss_non_finite", "loss_zero", "loss_scale", "gradient_underflow",
     "dead_units", "saturation", "constant_output", "unchanged_weights", "not_called",
@@ -85,8 +91,10 @@ def contract(fit: Fit, rules: Mapping[str, Rule] | None = None) -> Findings:
         rules: As in `findings`.
     """
     chosen = _chosen(rules)
-    found = _found(fit, {i: r for i, r in chosen.items() if r.stage == "contract"})
-    return told_once(found, chosen)
+    asked = {i: r for i, r in chosen.items() if r.stage == "contract"}
+    if not fit.trains:
+        asked = {i: r for i, r in asked.items() if i in _EVALUATION}
+    return told_once(_found(fit, asked), chosen)
 
 
 def _chosen(rules: Mapping[str, Rule] | None) -> Mapping[str, Rule]:

@@ -37,7 +37,7 @@ MEANT_TO_SATURATE = frozenset({"softmax", "log_softmax", "sparsemax"})
     severity="warning",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "metric_flat",
               "vanishing_gradients", "weights_barely_moved", "unchanged_weights",
-              "layer_left_behind", "effective_rank"),
+              "layer_left_behind", "effective_rank", "update_ratio"),
     confidence=0.8,
 )  # fmt: skip
 def saturation(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> Iterator[Sign]:
@@ -61,7 +61,7 @@ def saturation(run: Run, *, share: float = 0.5, min_steps: int = MIN_STEPS) -> I
         yield Sign(
             name,
             f"at least {percent(lowest)} of the values lay in the flat part of {activation} "
-            f"{when(stretch, len(shares), int(steps[-stretch]))}.",
+            f"{when(stretch, len(shares))}.",
             "Almost no gradient passes there.",
             "scale the input, put a normalization before the activation, or a smaller initializer.",
             {

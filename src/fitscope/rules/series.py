@@ -50,7 +50,8 @@ def series_of(
     Args:
         run: The run.
         statistics: Names of the statistics.
-        select: The sites, as `Run.stats` takes them; an empty list selects none.
+        select: The sites, as `Run.stats` takes them. A list holds names of sites, and selects
+            these and no other: an empty one none.
         phase: The phase to read.
         steps: The steps, as `Run.stats` takes them.
 
@@ -81,6 +82,9 @@ def series_of(
             steps_of[longest],
             {name: values[parts[name]] if name in parts else missing for name in statistics},
         )
+    if isinstance(select, list):
+        # As a pattern, the name of an output selects the layer's gradients and weights, too.
+        found = {name: found[name] for name in found.keys() & set(select)}
     order = {site.name: place for place, site in enumerate(run.sites)}
     return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
 
@@ -104,18 +108,17 @@ def lasting_tail(holds: NDArray[np.bool_]) -> int:
     return len(holds) if len(gaps) == 0 else len(holds) - 1 - int(gaps[-1])
 
 
-def when(stretch: int, observed: int, first: int) -> str:
+def when(stretch: int, observed: int) -> str:
     """Say how long something has lasted, without claiming more than was observed.
 
     Args:
         stretch: Observed steps at the end in which it held.
         observed: Observed steps in all.
-        first: The step in which the stretch begins.
 
     Example:
-        >>> when(12, 40, 140)
-        'in each of the last 12 observed steps, from step 140 on'
+        >>> when(12, 40)
+        'in each of the last 12 observed steps'
     """
     if stretch == observed:
         return f"in each of the {stretch} observed steps"
-    return f"in each of the last {stretch} observed steps, from step {first} on"
+    return f"in each of the last {stretch} observed steps"

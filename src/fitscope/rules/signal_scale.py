@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 _HELD = frozenset({"softmax", "sigmoid", "tanh", "hard_sigmoid", "softsign"})
 
+_OF_A_RATIO = ("loss_diverges", "loss_oscillates", "vanishing_gradients", "exploding_gradients",
+               "weights_barely_moved", "update_ratio")  # fmt: skip
+
 
 @rule(
     "signal_scale",
     "Outputs grow or shrink by orders of magnitude from layer to layer.",
     severity="warning",
     explains=("loss_diverges", "loss_oscillates", "vanishing_gradients", "exploding_gradients",
-              "weights_barely_moved"),
+              "weights_barely_moved", "update_ratio", "non_finite", "loss_non_finite"),
     confidence=0.6,
 )  # fmt: skip
 def signal_scale(run: Run, *, ratio: float = 50.0, large: float = 1e4) -> Iterator[Sign]:
@@ -70,4 +73,6 @@ def signal_scale(run: Run, *, ratio: float = 50.0, large: float = 1e4) -> Iterat
         {"rms": {n: v for n, v, _ in sizes[:50]}, "ratio": times, "threshold": limit},
         first_step=step,
         last_step=step,
+        # Only what is huge already is on its way to infinity.
+        explains=None if values[most] > large else _OF_A_RATIO,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "A layer that may learn did not: not a bit of its weights changed.",
     severity="fault",
     explains=("loss_flat", "no_better_than_constant", "metric_flat", "weights_barely_moved",
-              "vanishing_gradients", "attention", "effective_rank"),
+              "vanishing_gradients", "attention", "effective_rank", "update_ratio"),
     confidence=0.95,
 )  # fmt: skip
 def unchanged_weights(run: Run, *, min_steps: int = 10) -> Iterator[Sign]:

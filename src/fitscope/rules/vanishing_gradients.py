@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "Gradients get smaller by orders of magnitude towards the first layers.",
     severity="warning",
     explains=("weights_barely_moved", "loss_flat", "no_better_than_constant", "metric_flat",
-              "layer_left_behind", "effective_rank"),
+              "layer_left_behind", "effective_rank", "update_ratio", "constant_output"),
     confidence=0.8,
 )  # fmt: skip
 def vanishing_gradients(run: Run, *, decades: float = 3.0, min_layers: int = 3) -> Iterator[Sign]:

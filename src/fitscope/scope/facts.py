@@ -65,14 +65,15 @@ def with_batch(fit: Fit, batch: Any) -> Fit:
 
 
 def facts(model: Any) -> Fit:
-    """The facts of the `fit` that is calling its callbacks.
+    """The facts of the `fit` or `evaluate` that is calling its callbacks, or of a loop's model.
 
     Args:
         model: The model, built.
     """
     found = entries(model)
     paths = {id(entry.target): entry.path for entry in found}
-    variables = keras_internals.fit_in_progress(model) or {}
+    running = keras_internals.fit_in_progress(model)
+    variables = running or {}
     iterator = variables.get("epoch_iterator")
     data = keras_internals.arrays_of(iterator) if iterator is not None else None
     given, whole = (None, False) if data is None else data
@@ -107,6 +108,7 @@ def facts(model: Any) -> Fit:
         custom_step=keras_internals.has_own_step(model),
         backend=keras_internals.backend_name(),
         resumed=_resumed(getattr(model, "optimizer", None)),
+        own_loop=running is None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import socket
@@ -112,11 +113,15 @@ class Scope(keras.callbacks.Callback):
         self._page: Page | None = None
         self._wants_page = _checked_ui(ui, self._path)
         self._session: Session | None = None
+        self._fallback: tuple[Instruction, ...] = ()
+        """What is done instead where the instructions cannot be carried out; nothing by default."""
         self._rules = choose(RULES, rules)
         self._conclusion = Conclusion(self._rules)
         self._weights: WeightSample | None = None
         self._scale: ScaleSample | None = None
         self._fitting = False
+        self._looked = False
+        """Whether model, settings and data of the model watched now were looked at."""
         self._last_epoch = -1
         self._epoch_shift = 0
 
@@ -201,7 +206,9 @@ class Scope(keras.callbacks.Callback):
                 "and build it by calling it on a batch."
             )
         self.set_model(model)
+        self.set_params({})  # those of an earlier fit, which may have printed
         session = self._begin("train")
+        self._examine()
         placed: list[tuple[str, Any, Any]] = []
         try:
             for phase in ("train", "test", "predict"):
@@ -221,6 +228,7 @@ class Scope(keras.callbacks.Callback):
             for phase in ("train", "test", "predict"):
                 session.end_of_pass(phase, None)
             self._end()
+            self._conclude()
 
     def preview(self, model: Any, batch_size: int = 32) -> Preview:
         """List what this scope would see in `model`; nothing is run.
@@ -341,6 +349,8 @@ class Scope(keras.callbacks.Callback):
         if self._fitting and self._session is not None:
             self._end_of_epoch(self._session)
         self._begin(self._test_phase)
+        if not self._fitting and not self._looked:
+            self._examine_for_evaluation()
 
     def on_test_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self._session is not None:
@@ -399,11 +409,12 @@ class Scope(keras.callbacks.Callback):
         writer = RunWriter(self._next_path(), config=self._describe(model))
         self.runs.append(writer.run)
         self._last_epoch = -1
+        self._looked = False
         self._conclusion = Conclusion(self._rules)
         editor = None
         if self._changes:
             editor = Editor(model, self._changes, self._handles, writer.add_history)
-        return Session(model, self._instructions, writer, self._schedule, editor)
+        return Session(model, self._instructions, writer, self._schedule, editor, self._fallback)
 
     def _next_path(self) -> Path | None:
         if self._path is None or not self.runs:
@@ -441,9 +452,23 @@ class Scope(keras.callbacks.Callback):
         session = self._session
         if session is None or os.getpid() != session.pid:
             return
+        self._looked = True
         self._guarded(self._look, session, None)
         self._weights = self._guarded(WeightSample, session.model)
         self._scale = self._guarded(ScaleSample, session.model, session.steps["train"])
+
+    def _examine_for_evaluation(self) -> None:
+        """An evaluation of a model that was not trained here: look whether all belongs together."""
+        session = self._session
+        if session is None or os.getpid() != session.pid:
+            return
+        self._looked = True
+
+        def look() -> None:
+            known = dataclasses.replace(facts(session.model), trains=False)
+            self._conclusion.before_training(known, session.writer)
+
+        self._guarded(look)
 
     def _look(self, session: Session, fit: Fit | None) -> None:
         """Let the contract's rules look: at data in batches, when the first passes by."""

@@ -60,6 +60,7 @@ class Session:
         writer: the run.
         schedule: makes the schedule of one phase.
         editor: changes what the steps compute; None where nothing is changed.
+        fallback: what to do instead where the steps cannot be observed so; empty for nothing.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Session:
         writer: RunWriter,
         schedule: Callable[[], Schedule],
         editor: Editor | None = None,
+        fallback: Sequence[Instruction] = (),
     ) -> None:
         self.model = model
         self.editor = editor
@@ -78,6 +80,9 @@ class Session:
         """What keeps a step for a capsule; None where none is asked for."""
         self.drain = Drain(writer, self._stop_training, weakref.ref(model), self.keeper)
         self.broken: str | None = None
+        self.given_up: str | None = None
+        """Why the fallback is in use; None where it is not."""
+        self._fallback = tuple(fallback)
         self.steps = dict.fromkeys(ATTRIBUTES, 0)
         self.observed_steps = dict.fromkeys(ATTRIBUTES, 0)
         self.seconds = dict.fromkeys(ATTRIBUTES, 0.0)
@@ -106,6 +111,8 @@ class Session:
         self._observing = False
         self._editing = False
         """Whether anything is edited in the execution that was decided on last."""
+        self._alone = False
+        """Whether that execution is one call of a loop that is not Keras' own."""
         self._reached: int | None = None
         """Where the execution before the last one ended, if its rows told."""
         self._trained = False
@@ -145,6 +152,7 @@ class Session:
 
         def dispatch(*args: Any) -> Any:
             self._decide(phase, next(batch))
+            self._alone = True  # Keras begins its averages anew in each of these calls
             outputs = self._run(phase, plain, args)
             if self.schedule(phase).calibrates():
                 self._wait(outputs)
@@ -167,7 +175,7 @@ class Session:
         self._reached = self._first if self._emitted and self._phase == phase else None
         self._first = self._decided = first
         self._phase = phase
-        self._emitted = self._observing = self._editing = False
+        self._emitted = self._observing = self._editing = self._alone = False
         if self.editor is not None:
             self._editing = self.editor.decide(self._moments(phase, first, length))
             schedule = self.schedule(phase)
@@ -304,7 +312,7 @@ class Session:
         logs = outputs[0] if isinstance(outputs, tuple) else outputs  # on JAX the state follows
         last = self._first - 1
         if self._emitted and isinstance(logs, dict):
-            place = last - self._base["train"] + 1
+            place = 1 if self._alone else last - self._base["train"] + 1
             self.drain.put_logs(Logs(last, self.epoch, place, dict(logs)))
 
     def finish(self) -> None:
@@ -437,9 +445,20 @@ class Session:
         """Observing failed: say so once and leave the training alone from here on."""
         if self.broken is not None:
             return
-        self.broken = f"{type(error).__name__}: {error}"
         text = "".join(traceback.format_exception(error, limit=-6))
         told = str(error) if isinstance(error, FitscopeError) else text
+        if self._fallback:
+            self.given_up = f"{type(error).__name__}: {error}"
+            self._instructions, self._fallback = self._fallback, ()
+            self._plan = self._engine = None
+            self._functions.clear()
+            kept = ", ".join(repr(each.describe()["of"]) for each in self._instructions)
+            tell(
+                "fitscope could not observe all of this model's steps; from here on it watches "
+                f"{kept} alone. The cause was:\n{told}"
+            )
+            return
+        self.broken = f"{type(error).__name__}: {error}"
         tell(
             "fitscope could not observe this model; training goes on without it. What was "
             f"recorded so far is kept. The cause was:\n{told}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -36,8 +37,8 @@ class WeightSample:
         """What became of the weights.
 
         Returns:
-            For each: `layer`, `name`, `rms` at the beginning, `change` (rms of the difference),
-            `equal` (not a bit differs) and `finite`.
+            For each: `layer`, `name`, `rank`, `fan_in` (inputs of a unit), `rms` at the beginning,
+            `change` (rms of the difference), `equal` (not a bit differs) and `finite`.
         """
         found = []
         for layer, name, variable, before in self._before:
@@ -49,6 +50,7 @@ class WeightSample:
                     "layer": layer,
                     "name": name,
                     "rank": len(variable.shape),
+                    "fan_in": math.prod(int(n) for n in variable.shape[:-1]),
                     "rms": float(np.sqrt(np.mean(before**2))),
                     "change": float(np.sqrt(np.mean(difference**2))),
                     "equal": bool((after == before).all()),

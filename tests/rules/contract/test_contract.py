@@ -121,6 +121,9 @@ FAULTY = {
         fit_of("sigmoid", 1, "categorical_crossentropy", y=BINARY[:, None]),
         fit_of("sigmoid", 1, "mean_absolute_error", y=BINARY),
         fit_of("softmax", 3, "mean_squared_error", y=RANDOM.integers(0, 2, (120, 3))),
+        fit_of("softmax", 3, "categorical_crossentropy", y=RANDOM.integers(0, 2, (120, 3))),
+        fit_of("linear", 3, "categorical_crossentropy", y=RANDOM.integers(0, 2, (120, 3)),
+               from_logits=True),
     ],
     "loss_task": [
         fit_of("linear", 1, "mean_squared_error"),
@@ -186,6 +189,10 @@ CASES = [(name, i) for name, fits in FAULTY.items() for i in range(len(fits))]
 HEALTHY = {
     "classifier": fit_of(),
     "logits": fit_of("linear", from_logits=True),
+    "rows with a weight": fit_of("softmax", 3, "categorical_crossentropy",
+                                 y=ONE_HOT * RANDOM.choice([0.5, 0.9], (120, 1))),
+    "several, shared": fit_of("softmax", 3, "categorical_crossentropy",
+                              y=RANDOM.dirichlet([2, 2, 2], 120)),
     "shares": fit_of("softmax", 3, "mean_squared_error", y=RANDOM.dirichlet([2, 2, 2], 120)),
     "small weights behind large inputs": fit_of(
         x=RANDOM.normal(size=(120, 4)) * 8, layers=layers(*(
@@ -328,6 +335,25 @@ def test_small_weights_are_outgrown_where_steps_are_as_long_as_the_rate(
         fit_of(layers=layers(*chain), optimizer=OptimizerFact(optimizer, 1e-3), epochs=epochs)
     )
     assert found.severity == severity
+
+
+def test_small_weights_are_outgrown_where_gradient_descent_has_the_time():
+    # As Saxe et al. have it, the product u of three layers' gains grows by du/dt = 3 s u^(4/3).
+    # Stepped in time here, from below 1/37 (told) to 1, for a correlation s of 0.25.
+    rate, gain = 0.05, 0.2
+    chain = [dense(f"a{i}", (64, 64), "tanh", values=RANDOM.normal(size=(64, 64)) * gain / 8)
+             for i in range(3)]  # fmt: skip
+    u, needed = np.prod([layer.weights[0].rms * 8 for layer in chain]), 0
+    while u < 1:
+        u, needed = u + rate * 3 * 0.25 * u ** (4 / 3), needed + 1
+    told = {}
+    for steps in (needed, 4 * needed):
+        (found,) = RULES["initial_weights"](
+            fit_of(layers=layers(*chain), optimizer=OptimizerFact("sgd", rate), epochs=1,
+                   steps=steps)
+        )  # fmt: skip
+        told[steps] = found.severity
+    assert told == {needed: "warning", 4 * needed: "note"}
 
 
 @pytest.mark.parametrize(("factor", "explained"), [(1e-3, False), (1.0, True)])

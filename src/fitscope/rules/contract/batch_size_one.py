@@ -21,7 +21,8 @@ from fitscope.rules.rule import Sign, rule
     severity="fault",
     stage="contract",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "metric_flat",
-              "batch_norm_disagrees", "loss_oscillates", "unchanged_weights", "dead_units"),
+              "batch_norm_disagrees", "loss_oscillates", "unchanged_weights", "dead_units",
+              "update_ratio"),
 )  # fmt: skip
 def batch_size_one(fit: Fit) -> Iterator[Sign]:
     """Find batch normalization that normalizes its input away."""

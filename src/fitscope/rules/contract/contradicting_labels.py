@@ -59,8 +59,7 @@ def contradicting_labels(fit: Fit, *, share: float = 0.02, min_rows: int = 50) -
         fit.targets[0].name,
         f"{count(held)} of {count(rows)} rows looked at have an equal row with another label.",
         f"No model is right on more than {percent(1 - wrong)} of them.",
-        "look at how rows and labels were joined; drop or merge duplicates, or give the model what "
-        "tells them apart.",
+        "look at how rows and labels were joined; merge duplicates, or add what tells them apart.",
         {"rows": rows, "distinct_rows": len(kinds), "contradicted_rows": held,
          "least_error": wrong, "threshold": share},
         severity="note" if rare else None,

@@ -10,6 +10,7 @@ Machine Learning".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,8 @@ from fitscope.terminal.numbers import compact, count, percent
     stage="contract",
     explains=("non_finite", "loss_non_finite", "constant_output", "loss_flat", "dead_units",
               "no_better_than_constant", "metric_flat", "inputs_scaled", "unchanged_weights",
-              "class_balance", "single_class_batches", "loss_zero",
-              "contradicting_labels", "effective_rank"),
+              "class_balance", "single_class_batches", "loss_zero", "contradicting_labels",
+              "effective_rank", "update_ratio", "vanishing_gradients"),
 )  # fmt: skip
 def data_values(fit: Fit, *, columns: float = 0.5) -> Iterator[Sign]:
     """Find values that end or empty a training."""
@@ -50,7 +51,7 @@ def data_values(fit: Fit, *, columns: float = 0.5) -> Iterator[Sign]:
             continue
         low, high = flat.min(0), flat.max(0)
         if float(low.min()) == float(high.max()):
-            yield _constant(array, float(low.min()))
+            yield _constant(array, float(low.min()), fit)
         elif array.name.startswith("y") and (low == high).all():
             yield Sign(
                 array.name,
@@ -58,6 +59,7 @@ def data_values(fit: Fit, *, columns: float = 0.5) -> Iterator[Sign]:
                 "One answer fits all.",
                 "look at how it was made; print np.unique(y, axis=0).",
                 {"row": low[:20].tolist(), "rows_looked_at": len(flat)},
+                **_less_grave(array, fit),
             )
         elif array.name.startswith("x") and len(array.shape) == 1 and len(low) > 1:
             constant = np.flatnonzero(low == high)
@@ -74,7 +76,13 @@ def data_values(fit: Fit, *, columns: float = 0.5) -> Iterator[Sign]:
                 )
 
 
-def _constant(array: ArrayFact, value: float) -> Sign:
+def _less_grave(array: ArrayFact, fit: Fit) -> dict[str, Any]:
+    """One batch of a script's own loop may well hold one class: that of a GAN's discriminator."""
+    known_whole = array.whole or not fit.own_loop
+    return {} if known_whole else {"severity": "note", "confidence": 0.3}
+
+
+def _constant(array: ArrayFact, value: float, fit: Fit) -> Sign:
     scaled = value == 0 and array.name.startswith("x")
     return Sign(
         array.name,
@@ -84,4 +92,5 @@ def _constant(array: ArrayFact, value: float) -> Sign:
         if scaled
         else "look at how it was made; print np.unique of it.",
         {"value": value, "rows_looked_at": len(array.sample)},
+        **({} if array.name.startswith("x") else _less_grave(array, fit)),
     )

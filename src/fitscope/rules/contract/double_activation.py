@@ -26,7 +26,7 @@ _SQUASHING = frozenset({"softmax", "sigmoid"})
     severity="fault",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "constant_output", "vanishing_gradients",
-              "metric_flat", "loss_oscillates", "dead_units"),
+              "metric_flat", "loss_oscillates", "dead_units", "update_ratio"),
     confidence=0.95,
 )  # fmt: skip
 def double_activation(fit: Fit) -> Iterator[Sign]:

@@ -20,7 +20,7 @@ from fitscope.rules.rule import Sign, rule
     severity="fault",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "unchanged_weights", "metric_flat",
-              "weights_barely_moved"),
+              "weights_barely_moved", "update_ratio"),
 )  # fmt: skip
 def frozen_layers(fit: Fit) -> Iterator[Sign]:
     """Find models that cannot learn."""

@@ -32,7 +32,7 @@ _BITS = {"float16": 11, "bfloat16": 8}
     stage="contract",
     explains=("gradient_underflow", "unchanged_weights", "weights_barely_moved", "non_finite",
               "loss_non_finite", "loss_flat", "vanishing_gradients", "no_better_than_constant",
-              "metric_flat", "layer_left_behind"),
+              "metric_flat", "layer_left_behind", "update_ratio"),
     confidence=0.7,
 )  # fmt: skip
 def half_precision(fit: Fit) -> Iterator[Sign]:
@@ -46,8 +46,7 @@ def half_precision(fit: Fit) -> Iterator[Sign]:
             "optimizer",
             f"{_named(narrow)} in float16, and {fit.optimizer.name} does not scale the loss.",
             "Gradients below 6e-8 become 0 on their way back.",
-            "keras.mixed_precision.set_global_policy('mixed_float16') before the model is made, or "
-            "LossScaleOptimizer(...) around the optimizer.",
+            "the global policy 'mixed_float16' before the model is made, or LossScaleOptimizer.",
             {"layers": [x.path for x in narrow][:20], "optimizer": fit.optimizer.name},
         )
     kept = [x for x in trained if x.variable_dtype in _BITS]

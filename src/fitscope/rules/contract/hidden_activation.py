@@ -32,8 +32,7 @@ _LINEAR = DENSE | {"Conv1D", "Conv2D"}
     severity="warning",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "vanishing_gradients", "metric_flat",
-              "weights_barely_moved", "constant_output",
-              "effective_rank"),
+              "weights_barely_moved", "constant_output", "effective_rank", "update_ratio"),
     confidence=0.7,
 )  # fmt: skip
 def hidden_activation(fit: Fit) -> Iterator[Sign]:

@@ -5,10 +5,13 @@ rms(kernel) * sqrt(fan in): 1 keeps the variance (Glorot: near 1, He: 1.41). The
 gains over the layers of a chain is the factor of the output's scale; without normalization it is
 held between 1 / `gain` and `gain`, to the power of the square root of the depth. Inputs whose rms
 is above 1 make up for weights that shrink, below 1 for weights that enlarge: then the product with
-that rms counts. Adam and its like move a weight by the rate in each step, whatever the gradient: of
-small weights that grow to 1 / sqrt(fan in) in half the steps of the training this is a note.
+that rms counts. Small weights are a note where the training outgrows them in half its steps: under
+Adam and its like, which move a weight by the rate in each step, weights that grow to
+1 / sqrt(fan in); under gradient descent, by the product u of the gains of L layers, which grows by
+du/dt = rate L s u^(2 - 2/L) where inputs and targets are correlated by s, taken as 0.25.
 
-Source: Glorot and Bengio (2010); He et al. (2015); Goodfellow et al. (2016), "Deep Learning", 8.4.
+Source: Glorot and Bengio (2010); He et al. (2015); Goodfellow et al. (2016), "Deep Learning", 8.4;
+Saxe et al. (2014), "Exact solutions to the nonlinear dynamics of learning in deep linear networks".
 """
 
 from __future__ import annotations
@@ -25,10 +28,13 @@ from fitscope.terminal.numbers import compact
 
 _OF_SMALL = ("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
              "vanishing_gradients", "metric_flat", "signal_scale",
-             "weights_barely_moved")  # fmt: skip
+             "weights_barely_moved", "update_ratio", "gradient_underflow")  # fmt: skip
 _OF_LARGE = ("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
              "dead_units", "saturation", "loss_diverges", "loss_non_finite", "non_finite",
-             "exploding_gradients", "metric_flat", "signal_scale", "loss_oscillates")  # fmt: skip
+             "exploding_gradients", "metric_flat", "signal_scale", "loss_oscillates",
+             "update_ratio")  # fmt: skip
+CORRELATION = 0.25
+"""Of scaled inputs with what a unit should give: a rough, low figure."""
 _MULTIPLY = DENSE | {"Conv1D", "Conv2D", "Conv3D"}
 
 
@@ -37,11 +43,11 @@ _MULTIPLY = DENSE | {"Conv1D", "Conv2D", "Conv3D"}
     "Weights begin equal in all units, or at a scale that explodes or vanishes along depth.",
     severity="fault",
     stage="contract",
-    explains=("constant_output", "loss_flat", "no_better_than_constant", "dead_units", "saturation",
-              "loss_diverges", "loss_non_finite", "non_finite", "unchanged_weights",
+    explains=("constant_output", "loss_flat", "no_better_than_constant", "dead_units",
+              "saturation", "loss_diverges", "loss_non_finite", "non_finite", "unchanged_weights",
               "exploding_gradients", "vanishing_gradients", "metric_flat", "signal_scale",
-              "loss_oscillates", "weights_barely_moved",
-              "effective_rank", "attention"),
+              "loss_oscillates", "weights_barely_moved", "effective_rank", "attention",
+              "update_ratio", "gradient_underflow"),
     confidence=0.95,
 )  # fmt: skip
 def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
@@ -76,7 +82,7 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
         large = product * min(scale, 1.0) > limit
         if large or product * max(scale, 1.0) < 1 / limit:
             worst = (max if large else min)(chain, key=lambda pair: pair[1])
-            outgrown = not large and _outgrown(fit, [layer for layer, _ in chain])
+            outgrown = not large and _outgrown(fit, [layer for layer, _ in chain], product)
             yield Sign(
                 worst[0].path,
                 f"the initial weights {'enlarge' if large else 'shrink'} signals "
@@ -92,14 +98,31 @@ def initial_weights(fit: Fit, *, gain: float = 8.0) -> Iterator[Sign]:
             )  # fmt: skip
 
 
-def _outgrown(fit: Fit, layers: list[LayerFact]) -> bool:
-    """Whether steps of the rate's length take all these weights to a fair size in good time."""
+def _outgrown(fit: Fit, layers: list[LayerFact], product: float) -> bool:
+    """Whether the training takes all these weights to a fair size in good time."""
     optimizer, steps = fit.optimizer, fit.total_steps
-    if optimizer is None or optimizer.name not in BOUNDED_STEP or not optimizer.learning_rate:
+    if optimizer is None or not optimizer.learning_rate or steps is None:
         return False
-    kernels = [layer.kernel for layer in layers]
-    missing = max(k.fan_in**-0.5 - k.rms for k in kernels if k is not None)
-    return steps is not None and missing / optimizer.learning_rate <= steps / 2
+    rate = optimizer.learning_rate
+    if optimizer.name in BOUNDED_STEP:
+        kernels = [layer.kernel for layer in layers]
+        missing = max(k.fan_in**-0.5 - k.rms for k in kernels if k is not None)
+        return missing / rate <= steps / 2
+    if optimizer.name != "sgd":
+        return False
+    momentum = float(optimizer.options.get("momentum") or 0.0)
+    return _descent_steps(product, len(layers)) * (1 - momentum) / rate <= steps / 2
+
+
+def _descent_steps(product: float, depth: int) -> float:
+    """Steps of rate 1 in which gradient descent takes a product of gains from `product` to 1."""
+    if depth == 1:
+        time = 1 - product
+    elif depth == 2:
+        time = -np.log(product) / 2
+    else:
+        time = (product ** -(1 - 2 / depth) - 1) / (depth - 2)
+    return float(time) / CORRELATION
 
 
 def _input_rms(fit: Fit) -> float:

@@ -22,7 +22,8 @@ from fitscope.terminal.numbers import compact
     severity="fault",
     stage="contract",
     explains=("non_finite", "loss_non_finite", "loss_flat", "no_better_than_constant",
-              "metric_flat", "constant_output", "inputs_scaled", "unchanged_weights"),
+              "metric_flat", "constant_output", "inputs_scaled", "unchanged_weights",
+              "update_ratio"),
     confidence=0.95,
 )  # fmt: skip
 def input_kind(fit: Fit) -> Iterator[Sign]:

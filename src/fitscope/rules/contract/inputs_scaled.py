@@ -34,9 +34,8 @@ _SEES_SCALE = frozenset(
     stage="contract",
     explains=("loss_diverges", "loss_oscillates", "loss_flat", "dead_units", "saturation",
               "non_finite", "loss_non_finite", "no_better_than_constant", "constant_output",
-              "exploding_gradients", "metric_flat", "signal_scale",
-              "weights_moved_far", "unchanged_weights",
-              "effective_rank"),
+              "exploding_gradients", "metric_flat", "signal_scale", "weights_moved_far",
+              "unchanged_weights", "effective_rank", "update_ratio", "vanishing_gradients"),
     confidence=0.8,
 )  # fmt: skip
 def inputs_scaled(
@@ -63,7 +62,7 @@ def inputs_scaled(
                 f"inputs go from {compact(low)} to {compact(high)} (rms {compact(size)}) and are "
                 "not normalized.",
                 "Initial weights are made for rms near 1: outputs and steps are that much larger.",
-                "x / 255." if pixels else "StandardScaler, or a Normalization layer first.",
+                "divide by 255." if pixels else "StandardScaler, or a Normalization layer first.",
                 evidence,
             )
         elif 0 < size < tiny:

@@ -48,8 +48,8 @@ _OF_SMALL = (
     explains=("loss_diverges", "loss_oscillates", "loss_flat", "dead_units", "saturation",
               "non_finite", "loss_non_finite", "no_better_than_constant", "constant_output",
               "exploding_gradients", "weights_barely_moved", "weights_moved_far", "metric_flat",
-              "update_ratio", "stopped_early", "unchanged_weights",
-              "effective_rank", "attention"),
+              "update_ratio", "stopped_early", "unchanged_weights", "effective_rank", "attention",
+              "vanishing_gradients"),
     confidence=0.8,
 )  # fmt: skip
 def learning_rate(

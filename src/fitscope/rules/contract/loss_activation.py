@@ -6,7 +6,8 @@ behind softmax or sigmoid the gradient carries the factor p(1 - p), which vanish
 are sure and wrong. The absolute error of a label that is 1 in a share q of the cases, q(1 - p) +
 (1 - q)p, is a straight line in p: it is lowest at p = 0 or 1, at the more frequent label.
 
-Fires on: softmax with binary cross-entropy (fault where targets hold other than one class a row);
+Fires on: a categorical cross-entropy of rows of 0 and 1 with other than one 1 each; softmax with
+binary cross-entropy (fault where targets hold other than one class a row);
 sigmoid with a categorical cross-entropy, or a single unit with one (fault); softmax with a
 regression loss on classes, or on rows that do not sum to 1 (fault); one sigmoid unit with an
 absolute error on two classes.
@@ -30,6 +31,9 @@ REGRESSION = frozenset(
 )  # fmt: skip
 # Of a sum of shares that were rounded or smoothed.
 _SLACK = 0.05
+_ONE_OF_MANY = frozenset(
+    {"categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence"}
+)
 _ABSOLUTE = frozenset({"mean_absolute_error", "mean_absolute_percentage_error"})
 
 
@@ -39,7 +43,7 @@ _ABSOLUTE = frozenset({"mean_absolute_error", "mean_absolute_percentage_error"})
     severity="warning",
     stage="contract",
     explains=("loss_flat", "no_better_than_constant", "vanishing_gradients", "metric_flat",
-              "constant_output", "weights_barely_moved", "saturation"),
+              "constant_output", "weights_barely_moved", "saturation", "update_ratio"),
     confidence=0.8,
 )  # fmt: skip
 def loss_activation(fit: Fit) -> Iterator[Sign]:
@@ -70,9 +74,17 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
             yield Sign(
                 output.path,
                 f"one {activation} unit is trained with {loss.name} on two classes.",
-                "The absolute error of labels is lowest at the more frequent one, whatever the "
-                "odds; sure and wrong answers hardly learn.",
+                "Absolute error is lowest at the more frequent label, whatever the odds are.",
                 "binary_crossentropy.",
+                evidence,
+            )
+        is_softmax = activation == "softmax" or (loss.from_logits and activation == "linear")
+        if is_softmax and loss.name in _ONE_OF_MANY and _hold_several(target, units):
+            yield Sign(
+                output.path,
+                f"{loss.name} is trained on rows that hold several classes, or none.",
+                "A softmax shares one sum: it cannot say that two are there, or none.",
+                "sigmoid (or from_logits=True) with binary_crossentropy.",
                 evidence,
             )
         if units < 2 or loss.from_logits:
@@ -121,6 +133,15 @@ def loss_activation(fit: Fit) -> Iterator[Sign]:
                 evidence,
                 confidence=None if activation == "softmax" else 0.6,
             )
+
+
+def _hold_several(target: ArrayFact, units: int) -> bool:
+    """Whether rows of 0 and 1, more of them than a few odd ones, have not exactly one 1."""
+    if target.shape != (units,) or not target.is_number or not target.sample.size:
+        return False
+    return bool(
+        np.isin(target.sample, (0, 1)).all() and ((target.sample != 0).sum(1) != 1).mean() > 0.1
+    )
 
 
 def _off_simplex(target: ArrayFact, units: int) -> bool:

@@ -41,8 +41,8 @@ def loss_unit_mismatch(fit: Fit) -> Iterator[Sign]:
         labels = classes is not None and wanted in ((), (1,)) and len(given) == 1
         yield Sign(
             output.path,
-            f"the output has shape {_words(given)} a sample, the targets {_words(wanted)}; "
-            f"{loss.name} stretches one over the other.",
+            f"a sample's output is {_words(given)}, its target {_words(wanted)}; {loss.name} "
+            "stretches one over the other.",
             "Every unit or time step is pulled towards the same number.",
             "sparse_categorical_crossentropy for class labels."
             if labels

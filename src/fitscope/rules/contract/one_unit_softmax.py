@@ -26,7 +26,7 @@ from fitscope.rules.rule import Sign, rule
     stage="contract",
     explains=("constant_output", "loss_flat", "no_better_than_constant", "unchanged_weights",
               "loss_unit_mismatch", "saturation", "vanishing_gradients", "metric_flat",
-              "loss_task"),
+              "loss_task", "update_ratio"),
 )  # fmt: skip
 def one_unit_softmax(fit: Fit) -> Iterator[Sign]:
     """Find outputs that are constant by their formula."""

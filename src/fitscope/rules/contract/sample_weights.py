@@ -25,7 +25,8 @@ from fitscope.terminal.numbers import compact, percent
     severity="fault",
     stage="contract",
     explains=("loss_zero", "loss_negative", "loss_non_finite", "non_finite", "loss_flat",
-              "unchanged_weights", "metric_flat", "loss_diverges", "no_better_than_constant"),
+              "unchanged_weights", "metric_flat", "loss_diverges", "no_better_than_constant",
+              "update_ratio"),
 )  # fmt: skip
 def sample_weights(fit: Fit, *, share: float = 0.95) -> Iterator[Sign]:
     """Find weights that undo the loss."""

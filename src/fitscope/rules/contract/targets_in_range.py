@@ -44,7 +44,7 @@ _ROUNDING = 1e-4
     stage="contract",
     explains=("loss_flat", "loss_negative", "no_better_than_constant", "loss_diverges",
               "saturation", "constant_output", "loss_non_finite", "metric_flat", "dead_units",
-              "loss_task", "metric_task", "unchanged_weights"),
+              "loss_task", "metric_task", "unchanged_weights", "update_ratio"),
 )  # fmt: skip
 def targets_in_range(fit: Fit, *, share: float = 0.01) -> Iterator[Sign]:
     """Find targets outside the range of the output or the domain of the loss."""

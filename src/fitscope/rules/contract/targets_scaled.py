@@ -26,7 +26,7 @@ from fitscope.terminal.numbers import compact
     stage="contract",
     explains=("loss_diverges", "loss_oscillates", "loss_flat", "no_better_than_constant",
               "loss_non_finite", "non_finite", "dead_units", "exploding_gradients",
-              "weights_moved_far", "unchanged_weights", "constant_output"),
+              "weights_moved_far", "unchanged_weights", "constant_output", "update_ratio"),
     confidence=0.7,
 )  # fmt: skip
 def targets_scaled(fit: Fit, *, rms: float = 100.0) -> Iterator[Sign]:
