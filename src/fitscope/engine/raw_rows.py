@@ -115,15 +115,16 @@ def read_tensors(
 def _read(shape: Shape, table: NDArray[np.float32]) -> NDArray[np.float64]:
     """The moments of tensors of one shape, `[tensors, len(COLUMNS)]`."""
     total, l1, m2, scale, center = table[:, : SUMS + 1].T.astype(np.float64)
-    rest = table[:, SUMS + 1 :]
     n = shape.parts if shape.size else 1
-    nonzero = rest[:, :n].sum(1, dtype=np.float64)
-    units = rest[:, n:].reshape(len(table), -1, shape.n_units) if shape.size else ()
+    nonzero, rest = table[:, SUMS + 1 : SUMS + 1 + n], table[:, SUMS + 1 + n :]
     with np.errstate(invalid="ignore", over="ignore"):  # replaced from the blocks when not finite
         # The mean of a tensor is known once all of it was read.
         aside = shape.size * ((total / (shape.size or 1) - center) * scale) ** 2
         m2 = np.maximum(m2 - aside, 0.0)
-    found = of_units(shape, *(units[:, i] for i in range(units.shape[1]))) if shape.size else NONE
+    found = NONE
+    if shape.size:
+        found = of_units(shape, *rest.reshape(len(table), -1, shape.n_units).swapaxes(0, 1))
+    nonzero = nonzero.sum(1, dtype=np.float64)
     return bare(shape, (total, l1, m2, scale), nonzero, found)
 
 
