@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -73,6 +74,8 @@ def read_only() -> None:
 
     def lock(batch: int) -> None:
         if batch == STEPS // 3:
+            while "same" not in scope.run.recorded.names:  # the first step may take its time
+                time.sleep(0.01)
             # What is there is flushed by whoever asks for it.
             before.append(len(scope.run.values("same")))
             subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
@@ -103,6 +106,11 @@ def read_only() -> None:
 
 if mode == "kill":
     scope = fs.Scope(fs.record(["same", fs.BATCH]), run=folder)
-    fit(scope, model(), lambda batch: print(batch, flush=True), 10**6)
+
+    def say(batch: int) -> None:
+        print(batch, flush=True)
+        time.sleep(0.02)  # tiny steps would come faster than they can be recorded
+
+    fit(scope, model(), say, 10**6)
 else:
     read_only()

@@ -302,7 +302,7 @@ class RunWriter:
                 return
             self._values.append(values)
             now = time.monotonic()
-            if now - self._flushed_values >= self._flush_seconds:
+            if now >= self._values_due:
                 self._flush_values_if_due(now)
 
     def lose_values(self, steps: int) -> None:
@@ -427,7 +427,7 @@ class RunWriter:
         }
         self._values = ValueWriter(self._folder, self._on_problem, memory_bytes)
         self._given_up = 0
-        self._flushed_values = time.monotonic()
+        self._values_due = time.monotonic() + self._flush_seconds
 
     def _foreign(self) -> bool:
         # A forked child (a data loader's worker) inherits the writer and its descriptors; were it
@@ -446,9 +446,11 @@ class RunWriter:
             self._beat_if_due(now)
 
     def _flush_values_if_due(self, now: float) -> None:
-        if now - self._flushed_values >= self._flush_seconds and self._values.waiting:
-            self._flushed_values = now
+        if now >= self._values_due and self._values.waiting:
             self._values.flush()
+            # With hundreds of sites a flush takes seconds, and what records must not do only that.
+            after = time.monotonic()
+            self._values_due = after + max(self._flush_seconds, 9 * (after - now))
 
     def _flush_streams(self) -> None:
         for stream in self._streams.values():
