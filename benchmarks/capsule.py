@@ -22,15 +22,19 @@ BACKENDS = ("jax", "tensorflow", "torch")
 BLOCK = 10
 """Steps that are timed at a stretch, after one that is not, so that each has a share of copies."""
 
-WAYS = ("watched", "batch", "stop_on", "capsule 1", "capsule 10", "capsule 100")
-HEAD = (
-    "all six ports watched",
-    "and the batch handed out",
-    "fs.stop_on(fs.non_finite())",
-    "fs.capsule(keep_weights=1)",
-    "keep_weights=10",
-    "keep_weights=100",
-)
+WAYS = {
+    "watched": "all five ports watched",
+    "batch": "and the batch handed out",
+    "stop_on": "fs.stop_on(fs.non_finite())",
+    "capsule 1": "fs.capsule(keep_weights=1)",
+    "capsule 10": "keep_weights=10",
+    "capsule 100": "keep_weights=100",
+}
+MORE = {
+    "outputs": "outputs watched",
+    "outputs and batch": "outputs watched, the batch handed out",
+}
+"""What `--ways` takes besides; TensorFlow hands batches out where the first is looked at."""
 
 
 def arguments() -> argparse.Namespace:
@@ -39,7 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="mlp", help="by comma")
     parser.add_argument("--rounds", type=int, default=9, help=f"blocks of {BLOCK} steps, each way")
     parser.add_argument("--jit", choices=("on", "off", "auto"), default="auto", help="jit_compile")
-    parser.add_argument("--ways", default=",".join(WAYS), help="by comma")
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"by comma; also {', '.join(MORE)}")
     parser.add_argument("--memory", action="store_true", help="memory, in place of time")
     parser.add_argument("--memory-of", help="of one way, for --memory")
     return parser.parse_args()
@@ -57,8 +61,9 @@ def scope_of(way: str, folder: Path) -> Any:
         return fs.Scope(kept, run=folder / way.replace(" ", "-"))
     if name == "stop_on":
         return fs.Scope(fs.stop_on(fs.non_finite()))
-    # What the condition looks at: of inputs, those of the model.
-    ports = ["output", "gradient", "weight", "weight_gradient", "update"]
+    ports = ["output"]
+    if way in ("watched", "batch"):  # what the condition looks at, but for the model's input
+        ports += ["gradient", "weight", "weight_gradient", "update"]
     return fs.Scope(fs.watch("**", of=ports), every=1)
 
 
@@ -70,7 +75,7 @@ def function_of(way: str, stepper: Any, folder: Path) -> Iterator[Callable[..., 
         yield stepper.plain
         return
     with stepper.scoped(scope) as function:
-        if way == "batch":
+        if way.endswith("batch"):
             # As where the data set is not known before the first step, which is looked at then.
             scope._session.on_batch = lambda batch: None
         yield function
@@ -160,7 +165,7 @@ def main() -> None:
             return
         from benchmarks.report import page, table
 
-        heads = [dict(zip(WAYS, HEAD, strict=True))[way] for way in options.ways.split(",")]
+        heads = [{**WAYS, **MORE}[way] for way in options.ways.split(",")]
         if options.memory:
             rows = [memories(name, options) for name in names]
             head = ["model", "its variables", "most memory, plain", *heads]
