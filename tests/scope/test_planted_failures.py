@@ -224,7 +224,7 @@ def test_the_origin_is_named(name: str, jit: bool, capsys: pytest.CaptureFixture
     assert evidence["index"] == list(planted.index or ()), evidence
     if planted in UNSEEN.values():
         assert "shared#1" in evidence["unseen_before"]
-        assert "before it could not be seen, and may have been first" in finding.message
+        assert "not seen before it, and maybe first: shared#" in finding.message
     kinds = ("nan", "posinf", "neginf")
     assert 0 < sum(evidence[kind] for kind in kinds) <= evidence["count"]
     if planted.phase == "train" and planted.site != "net:input":

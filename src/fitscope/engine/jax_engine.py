@@ -120,7 +120,9 @@ class Tap:
     def unseen(self, slot: Slot) -> Unseen:
         """The report of a tensor whose value was not read."""
         if self.problem is not None:
-            return Unseen(slot.site.path, self.problem, "report this layer")
+            own = self.port in ("weight", "weight_gradient", "update")
+            name = slot.site.name if own else slot.site.path
+            return Unseen(name, self.problem, "report this layer")
         if self.port in ("gradient", "weight_gradient"):
             return without_gradient(slot.site.name)
         return Unseen(

@@ -48,6 +48,8 @@ VARIES = 8.0
 """By how much the same gradient may be larger in one step than in another."""
 RECENT = 5
 """Observed steps before the bad one that are told with it."""
+_ROOM = 196
+"""Characters of a site, its message, reason and remedy that three lines of 100 columns hold."""
 
 
 @rule(
@@ -114,11 +116,13 @@ def _sign(run: Run, seen: _Seen) -> Sign:
     others = [other for other in seen.bad if other != name]
     recent = recent_statistics(run, name, step, seen.phase)
     unseen = _unseen_before(run, seen.sites[name])
+    why, remedy = _why(seen.phase), _remedy(found, name, step)
+    room = _ROOM - len(name) - len(why) - len(remedy)
     return Sign(
         name,
-        _message(found, seen.phase, step, place, series, recent, unseen),
-        _why(seen.phase),
-        _remedy(found, name, step),
+        _message(found, seen.phase, step, place, series, recent, unseen, room),
+        why,
+        remedy,
         {
             **({} if found is None else found.evidence()),
             "phase": seen.phase,
@@ -188,12 +192,11 @@ def recent_statistics(
     }
 
 
-def recent_text(recent: Mapping[str, list[Any]]) -> str:
-    """Those in words; empty where there are none."""
-    known = [(s, v) for s, v in zip(recent["steps"], recent["absmax"], strict=True) if _finite(v)]
-    if not known:
-        return ""
-    return f"absmax before: {', '.join(compact(v) for _, v in known)}"
+def recent_text(recent: Mapping[str, list[Any]], room: int) -> str:
+    """The newest of those in words, as many as there is room for; empty where there is none."""
+    known = [v for v in recent["absmax"] if _finite(v)]
+    texts = [f"absmax before: {', '.join(map(compact, known[n:]))}" for n in range(len(known))]
+    return next((text for text in texts if len(text) <= room), "")
 
 
 def _finite(value: float) -> bool:
@@ -272,7 +275,9 @@ def _message(
     series: Series,
     recent: Mapping[str, list[Any]],
     unseen: list[str],
+    room: int,
 ) -> str:
+    """What is said of it, with as many of the last values as there is room for."""
     text = "was not finite"
     if found is not None:
         text = found.held if found.is_batch else f"{found.held} {found.where}"
@@ -284,8 +289,8 @@ def _message(
     if found is not None:
         text += found.surroundings
     if unseen:
-        text += f"; {', '.join(unseen)} before it could not be seen, and may have been first"
-    told = recent_text(recent)
+        text += f"; not seen before it, and maybe first: {', '.join(unseen)}"
+    told = recent_text(recent, room - len(text))
     return f"{text}; {told}." if told else f"{text}."
 
 
