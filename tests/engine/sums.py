@@ -39,10 +39,12 @@ def made(values: str, shape: tuple[int, ...], random: np.random.Generator) -> np
     }.get(values, x).astype(np.float32)
 
 
-def check(got: dict[str, float], x: np.ndarray, name: str | None, within: float = 1e-6) -> None:
+def check(
+    got: dict[str, float], x: np.ndarray, name: str | None, within: float = 1e-6, axis: int = -1
+) -> None:
     """Compare moments; `within` is relative to the root mean square."""
     x = x.astype(np.float64)
-    units = x.reshape(-1, 1) if x.ndim < 2 else x.reshape(-1, x.shape[-1])
+    units = x.reshape(-1, 1) if x.ndim < 2 else np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
     assert got["count"] == x.size
     assert got["zeros"] == (x == 0).sum()
     assert got["units"] == units.shape[1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.engine.sums import check
 
 from fitscope.engine.vector import decode, stride
 from fitscope.statistics.activation import zones
@@ -66,26 +67,7 @@ def test_any_layout(shape: tuple[int, ...], layout: str, values: str, axis: int,
     name = values if values in ("relu", "tanh") else None
     vector = torch_kernel.moments(tensor, zones(name), axis, x.size)
     got = dict(zip(COLUMNS, decode(vector.numpy()), strict=True))
-
-    units = x.reshape(-1, 1) if x.ndim < 2 else np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
-    assert got["count"] == x.size
-    assert got["zeros"] == (x == 0).sum()
-    assert got["units"] == units.shape[1]
-    assert got["nan"] == got["posinf"] == got["neginf"] == 0
-    assert got["min"] == x.min()
-    assert got["max"] == x.max()
-    rms = np.sqrt((x * x).mean())
-    for key, want in {"mean": x.mean(), "mean_abs": np.abs(x).mean()}.items():
-        assert abs(got[key] - want) <= 1e-6 * rms, key
-    assert abs(got["std"] - x.std()) <= 5e-6 * x.std() + 1e-6 * rms
-    if name == "relu":
-        assert got["dead_units"] == (units == 0).all(0).sum()
-    if name == "tanh":
-        saturated = 1 - units * units <= 0.02
-        at_the_edge = np.abs(1 - units * units - 0.02) < 1e-6
-        assert abs(got["saturated"] - saturated.sum()) <= at_the_edge.sum()
-        if not at_the_edge.any():
-            assert got["saturated_units"] == saturated.all(0).sum()
+    check(got, x, name, axis=axis)
 
 
 @pytest.mark.parametrize("layout", ["plain", "permuted", "every second"])

@@ -98,6 +98,7 @@ class Ring:
             data: what the step was given; it leaves the step together with kept tensors.
         """
         states, found = [], []
+        place = 0  # of the next tensor, among those that are not swept
         keep = [slot for slot in slots if slot.wanted.keeps]
         slots = [slot for slot in slots if slot.wanted.measures]
         for slot in slots:
@@ -105,8 +106,8 @@ class Ring:
             statistics = met.wanted.statistics
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
             states.append([user_state(s, x, met.beside) for s in statistics])
-            place = sum(not reduced.kind.sweeps for reduced in found)
             found.append(Reduced(met.tensor, _kind(met), place))
+            place += found[-1].bins is not None
         layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]
         row = tensorflow_kernel.row(found, [state for own in states for state in own])
