@@ -37,15 +37,11 @@ def observed(specs: tuple[tuple[tuple[int, ...], str], ...], name: str | None) -
         input_signature=[tf.TensorSpec((None, *shape[1:]), dtype) for shape, dtype in specs],
     )
     def step(*tensors: Any) -> Any:
-        found: list[Any] = []
-        for x, kind in zip(tensors, kinds, strict=True):
-            place = sum(not reduced.kind.sweeps for reduced in found)
-            found.append(kernel.Reduced(x, kind, place))
+        found = kernel.reduced(list(zip(tensors, kinds, strict=True)))
         return kernel.row(found, [])
 
     def read(*tensors: Any) -> Any:
-        row = {key: value[None] for key, value in step(*tensors).items()}
-        return SumsRow(Layout.of([], [], []), kinds, 0, row).read()
+        return SumsRow(Layout.of([], [], []), kinds, step(*tensors)).read()
 
     return read
 

@@ -88,15 +88,23 @@ class Plan:
         wants: the instructions; a tensor is measured when any of them matches it.
         batch: whether the prediction of the step, and what its loss was computed of, are wanted.
         data: whether what the step was given is wanted.
+        first_data: whether what the first step was given is wanted.
     """
 
     def __init__(
-        self, model: Any, wants: Sequence[Want], *, batch: bool = False, data: bool = False
+        self,
+        model: Any,
+        wants: Sequence[Want],
+        *,
+        batch: bool = False,
+        data: bool = False,
+        first_data: bool = False,
     ) -> None:
         self.model = model
         self.wants = tuple(wants)
         self.batch = batch
         self.data = data
+        self.first_data = first_data
         self.entries = entries(model)
         self.ports = frozenset().union(*(want.ports for want in self.wants))
         self._by_target = {id(entry.target): entry for entry in self.entries}
@@ -128,7 +136,7 @@ class Plan:
 
     @property
     def keeps(self) -> bool:
-        """Whether tensors, or what the step was given, leave it."""
+        """Whether tensors, or what the step was given, leave each step."""
         return self.batch or self.data or any(want.rows is not None for want in self.wants)
 
     def may_match(

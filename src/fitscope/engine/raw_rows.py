@@ -140,10 +140,6 @@ class Reader:
         self._at += n
         return part
 
-    def rest(self) -> NDArray[Any]:
-        """What nothing took."""
-        return self._row[self._at :]
-
 
 NONE = (math.nan, math.nan, 0.0, 0.0, 0.0)
 """What `of_units` gives of a tensor without elements."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from fitscope.engine import keras_internals
+from fitscope.engine import keras_internals, tensorflow_early
 from fitscope.engine import tensorflow_fusion as fusion
 from fitscope.engine.entry import Entry, named, without_gradient
 from fitscope.engine.layout import Row
@@ -140,7 +140,7 @@ class TensorFlowEngine:
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
         model = self._model
-        ring = Ring(int(model.steps_per_execution), keeps=self.plan.keeps)
+        ring = Ring(int(model.steps_per_execution), self.plan.keeps, self.plan.first_data)
         run = getattr(model, f"{phase}_step")
         # A train_step that is itself a tf.function may hold a trace without our layers.
         run = getattr(run, "python_function", run)
@@ -167,6 +167,8 @@ class TensorFlowEngine:
                 outputs = plain(iterator)
                 failed(error)
                 return outputs
+            if len(ring.traced) > traced:
+                tensorflow_early.wait()
             for rows in ring.read():
                 emit(rows)
             return outputs

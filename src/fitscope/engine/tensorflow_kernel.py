@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fitscope.engine import tensorflow_sweep
+from fitscope.engine import tensorflow_sweep, whole_rows
 from fitscope.engine.raw_rows import SUMS
+from fitscope.engine.tensorflow_early import compile_early
 from fitscope.engine.vector import BINS, SAMPLES, stride
 from fitscope.statistics.activation import Zones
 
@@ -40,10 +41,20 @@ _LARGE_SAMPLE, _LARGE = 1024, 2**17
 _PART = 65536
 """Elements of one part: what is read again for the next reduction is still in the cache."""
 
+_UNKNOWN = 256
+"""What a dimension that is not known before the step runs may well be."""
+
+_FEWER = 8
+"""Of so many elements of the histogram's sample, one goes into the mean of the sample."""
+
 _INFINITY = float("inf")
 
 _SPREAD = 4.0
 """Mean square over variance up to which float32 sums of plain squares give the variance."""
+
+
+ROW = {"floats": tf.float32, "integers": tf.int32, "slow": tf.float64, "histograms": tf.float32}
+"""What leaves a step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +76,18 @@ class Kind:
         return self.shape[self.unit_axis] or 1
 
     @property
-    def length(self) -> int:
-        """How many floats the reductions of one tensor are."""
+    def travels(self) -> bool:
+        """Whether a tensor leaves the step whole, to be reduced on the host."""
+        if self.shape is None:
+            return False
+        known = math.prod(n or _UNKNOWN for n in self.shape)
+        last = len(self.shape) < 2 or self.unit_axis in (-1, len(self.shape) - 1)
+        return known <= whole_rows.LARGEST and last
+
+    def length(self, size: int) -> int:
+        """How many floats of a tensor of so many elements leave the step."""
+        if self.travels:
+            return size
         return SUMS + (3 if self.saturates else 2) * self.n_units
 
     @property
@@ -97,7 +118,7 @@ class Reduced:
     Args:
         tensor: of the kind.
         kind: what is known of it.
-        place: its number among the tensors of the step that are not swept.
+        place: its number among the tensors of the step that have `bins`.
     """
 
     def __init__(self, tensor: Any, kind: Kind, place: int) -> None:
@@ -105,8 +126,13 @@ class Reduced:
         self.tensor = tf.stop_gradient(tensor)
         self.kind = kind
         self.histogram = self.bins = None
-        if kind.sweeps:
-            found = _function(_swept, kind)(self.tensor)
+        if kind.travels:
+            self.floats = self.flat()
+            self.integers = tf.stack([tf.size(self.floats), 0])
+        elif kind.sweeps:
+            sweep = _function(_swept, kind)
+            found = sweep(self.tensor)
+            compile_early(sweep, tuple(tensor.shape), kind.dtype)
             self.floats, self.integers, self.plain, self.histogram = found
         else:
             found = _function(_reduce, kind)(self.tensor, tf.constant(place * BINS))
@@ -114,6 +140,14 @@ class Reduced:
 
     def flat(self) -> Any:
         return tf.cast(tf.reshape(self.tensor, [-1]), tf.float32)
+
+
+def reduced(tensors: Sequence[tuple[Any, Kind]]) -> list[Reduced]:
+    """Reduce tensors of their kinds."""
+    found: list[Reduced] = []
+    for tensor, kind in tensors:
+        found.append(Reduced(tensor, kind, sum(r.bins is not None for r in found)))
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
@@ -142,35 +176,40 @@ def _reduce(kind: Kind, x: Any, first_bin: Any) -> tuple[Any, Any, Any, Any]:
     total, l1, squares, nonzero = tf.unstack(sums)
     m2, scale = _around_mean(rows, total, l1, squares)
     moments = [tf.cast(total, tf.float32), tf.cast(l1, tf.float32), m2, scale]
-    return (*_found(kind, tf.size(rows), moments, nonzero, units), _bins(x) + first_bin)
+    return (*_found(tf.size(rows), moments, nonzero, units), _bins(_sample(x)) + first_bin)
 
 
 def _found(
-    kind: Kind, size: Any, moments: Sequence[Any], nonzero: Any, units: Sequence[Any]
+    size: Any, moments: Sequence[Any], nonzero: Any, units: Sequence[Any]
 ) -> tuple[Any, Any, Any]:
     """What `_reduce` returns before the bins."""
     _, l1, m2, _ = moments
     in_range = tf.equal(l1, 0.0) | (l1 > tf.cast(size, tf.float32) * _TINY)
     plain = tf.math.is_finite(l1) & tf.math.is_finite(m2) & in_range
     return (
-        tf.ensure_shape(tf.concat([tf.stack(moments), *units], 0), [kind.length]),
+        tf.concat([tf.stack(moments), *units], 0),
         tf.stack([size, tf.cast(nonzero, tf.int32)]),
         plain | tf.equal(size, 0),
     )
 
 
 def _swept(kind: Kind, x: Any) -> tuple[Any, Any, Any, Any]:
-    """The reductions in sweeps over the tensor, for the squares need the mean.
+    """The reductions in one sweep over the tensor, with the squares around the mean of a sample.
 
     Returns:
         What `_reduce` does, with the counts of the bins in place of the bins.
     """
     flat, size = tf.reshape(x, [-1]), tf.size(x)
     count = tf.maximum(tf.cast(size, tf.float32), 1.0)
+    sample = _sample(flat)
+    few = sample[::_FEWER]
+
+    center, scale = tf.reduce_mean(few), _scale(tf.reduce_mean(tf.abs(few)))
     terms = [
         tensorflow_sweep.TOTAL,
         tensorflow_sweep.MAGNITUDES,
         tensorflow_sweep.counted(lambda x: x != 0),
+        _squares(center, scale),
         tensorflow_sweep.LEAST,
         tensorflow_sweep.GREATEST,
     ]
@@ -178,21 +217,47 @@ def _swept(kind: Kind, x: Any) -> tuple[Any, Any, Any, Any]:
     if inside is not None:
         terms.append(tensorflow_sweep.counted(inside))
     found = tensorflow_sweep.sweep(flat, kind.lanes, terms)
-    total, l1 = (tf.reduce_sum(sums) for sums in found[:2])
-    # Gradients are small, and so are updates: unscaled, their squares would vanish.
-    mean, scale = total / count, _scale(l1 / count)
-    squares = tensorflow_sweep.Term(lambda x: tf.square((x - mean) * scale))
-    (around,) = tensorflow_sweep.sweep(flat, kind.lanes, [squares])
+    total, l1, _, squares = (tf.reduce_sum(sums) for sums in found[:4])
+    aside = count * tf.square((total / count - center) * scale)
+
+    def again() -> tuple[Any, Any]:
+        # Gradients are small, and so are updates: unscaled, their squares would vanish.
+        better = _scale(l1 / count)
+        (around,) = tensorflow_sweep.sweep(flat, kind.lanes, [_squares(total / count, better)])
+        return tf.reduce_sum(around), better
+
+    m2, scale = tf.cond(
+        _is_like_its_sample(l1 / count * scale, squares / count, aside / count),
+        lambda: (tf.maximum(squares - aside, 0.0), scale),
+        again,
+    )
     nonzero = tf.reduce_sum(tf.cast(found[2], tf.int32))
     reduces = [tf.reduce_min, tf.reduce_max, tf.reduce_sum]
     units = [
         reduce(tf.reshape(sums, [-1, kind.n_units]), 0)
-        for reduce, sums in zip(reduces, found[3:], strict=False)
+        for reduce, sums in zip(reduces, found[4:], strict=False)
     ]
-    bins = _bins(x)
+    bins = _bins(sample)
     histogram = tf.math.unsorted_segment_sum(tf.ones_like(bins, tf.float32), bins, BINS)
-    moments = [total, l1, tf.reduce_sum(around), scale]
-    return *_found(kind, size, moments, nonzero, units), histogram
+    return *_found(size, [total, l1, m2, scale], nonzero, units), histogram
+
+
+def _squares(center: Any, scale: Any) -> tensorflow_sweep.Term:
+    return tensorflow_sweep.Term(lambda x: tf.square((x - center) * scale))
+
+
+def _is_like_its_sample(magnitude: Any, squares: Any, aside: Any) -> Any:
+    """Whether the center and the scale of a sample were good for the tensor.
+
+    Args:
+        magnitude: the mean one, scaled.
+        squares: the mean square of the scaled distances from the center.
+        aside: what of that is due to the center being off the mean.
+    """
+    # Squares of a constant are rounding alone.
+    centered = (aside <= 0.5 * squares) | (squares <= tf.square(magnitude * 2.0**-18))
+    scaled = (magnitude > 2.0**-40) & tf.math.is_finite(squares)
+    return tf.equal(magnitude, 0.0) | ~tf.math.is_finite(magnitude) | (centered & scaled)
 
 
 def _scale(magnitude: Any) -> Any:
@@ -293,35 +358,48 @@ def _rows(kind: Kind, x: Any) -> Any:
     return tf.cast(tf.reshape(x, [-1, kind.n_units]), tf.float32)
 
 
+def nothing() -> dict[str, Any]:
+    """A row of no tensors."""
+    return {name: tf.zeros([0], dtype) for name, dtype in ROW.items()}
+
+
 def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
-    """Everything that leaves the step, in shapes that are known while it is traced.
+    """Everything that leaves the step, by the names of `ROW`.
 
     Args:
         found: the tensors.
         extra: states of user statistics, one vector each.
     """
     if not found:
-        return {}
-    count = len(found)
-    length = sum(r.kind.length for r in found) + sum(int(e.shape[0]) for e in extra)
-    sizes = tf.stack([r.integers for r in found])
-    slow = tf.cond(
-        tf.reduce_all(tf.stack([r.plain for r in found])),
-        lambda: tf.zeros([count, SLOW], tf.float64),
-        lambda: tf.ensure_shape(
-            _all_blocks(tf.concat([r.flat() for r in found], 0), sizes[:, 0]), [count, SLOW]
-        ),
-    )
-    return {
-        "floats": tf.ensure_shape(tf.concat([*(r.floats for r in found), *extra], 0), [length]),
-        "integers": sizes,
+        return nothing()
+    here = [r for r in found if not r.kind.travels]
+    integers = tf.stack([r.integers for r in found])
+    slow = histograms = None
+    if here:
+        count = len(here)
+        slow = tf.cond(
+            tf.reduce_all(tf.stack([r.plain for r in here])),
+            lambda: tf.zeros([count, SLOW], tf.float64),
+            lambda: tf.ensure_shape(
+                _all_blocks(
+                    tf.concat([r.flat() for r in here], 0),
+                    tf.stack([r.integers[0] for r in here]),
+                ),
+                [count, SLOW],
+            ),
+        )
+        histograms = _histograms(here)
+    leaving = {
+        "floats": tf.concat([*(r.floats for r in found), *extra], 0),
+        "integers": integers,
         "slow": slow,
-        "histograms": _histograms(found),
+        "histograms": histograms,
     }
+    return nothing() | {name: value for name, value in leaving.items() if value is not None}
 
 
 def _histograms(found: Sequence[Reduced]) -> Any:
-    """The counts of all tensors in their bins, one tensor after the other."""
+    """The counts of tensors in their bins, one tensor after the other."""
     counted = [r.histogram for r in found if r.histogram is not None]
     bins = [r.bins for r in found if r.bins is not None]
     parts = [tf.reshape(tf.stack(counted), [-1])] if counted else []
@@ -409,13 +487,17 @@ def _add(held: Any, site: Any, block: tuple[Any, Any, Any, Any]) -> Any:
     return tf.tensor_scatter_nd_update(held, [[site]], [row])
 
 
-def _bins(x: Any) -> Any:
-    """The universal magnitude bins of the elements that go into the histogram."""
+def _sample(x: Any) -> Any:
+    """The elements that go into the histogram, as float32."""
     flat = tf.reshape(x, [-1])
     known = flat.shape[0]
     step = _stride(tf.size(flat)) if known is None else stride(known)[0]
-    bits = tf.bitcast(tf.cast(flat[::step], tf.float32), tf.int32)
-    bits = tf.ensure_shape(bits, [None])
+    return tf.cast(flat[::step], tf.float32)
+
+
+def _bins(sample: Any) -> Any:
+    """The universal magnitude bins of elements."""
+    bits = tf.ensure_shape(tf.bitcast(sample, tf.int32), [None])
     return tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 21), BINS - 1)
 
 

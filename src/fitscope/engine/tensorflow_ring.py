@@ -1,8 +1,9 @@
-"""Variables that an observed TensorFlow function captures, in which its rows leave it."""
+"""Queues that an observed TensorFlow function captures, in which its rows leave it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ from fitscope.engine.layout import Kept, Layout
 from fitscope.engine.optimizers import with_scale
 from fitscope.engine.paired import Paired
 from fitscope.engine.plan import EVERY_ROW, Wanted
-from fitscope.engine.tensorflow_kernel import Kind, Reduced, is_large
+from fitscope.engine.tensorflow_kernel import Kind, is_large
 from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
@@ -68,26 +69,27 @@ def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
 
 
 class Ring:
-    """Variables that hold the rows of the inner steps of one execution.
-
-    They are made while the step is traced, when the number of sites is known.
+    """A queue in which the rows of the inner steps of one execution leave them.
 
     Args:
         depth: of how many steps.
         keeps: whether tensors leave the steps, too, with what those were given.
+        first_data: whether what the first step was given leaves it, whatever `keeps` says.
     """
 
-    def __init__(self, depth: int, *, keeps: bool = False) -> None:
+    def __init__(self, depth: int, keeps: bool = False, first_data: bool = False) -> None:
         self.depth = depth
-        self._keeps = keeps
+        self._keeps = keeps or first_data
+        self._open = (
+            tf.Variable(tf.constant(True), trainable=False) if first_data and not keeps else None
+        )
+        """Whether anything leaves, where that ends with the first step."""
+        self._leaves = True
         self.traced: list[_Traced] = []
-        self.cursor = _variable((), tf.int64)
-        """Steps that were written, ever."""
-        self.taken = 0
-        """Steps that were read, or given up."""
+        self.queue = _queue(depth, [tf.int32, *tensorflow_kernel.ROW.values()])
+        """Of each step its place in `traced`, and its row."""
         self.unread = False
         """Whether an execution was begun whose rows were neither read nor given up."""
-        self.keys = _variable((depth,), tf.int32)
 
     def write(self, slots: list[Slot], unseen: list[Unseen], data: Any) -> None:
         """In a step: put its rows where the host finds them.
@@ -97,55 +99,30 @@ class Ring:
             unseen: what was not.
             data: what the step was given; it leaves the step together with kept tensors.
         """
-        states, found = [], []
-        place = 0  # of the next tensor, among those that are not swept
         keep = [slot for slot in slots if slot.wanted.keeps]
         slots = [slot for slot in slots if slot.wanted.measures]
-        for slot in slots:
-            met: Met = slot.measured
-            statistics = met.wanted.statistics
-            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
-            states.append([user_state(s, x, met.beside) for s in statistics])
-            found.append(Reduced(met.tensor, _kind(met), place))
-            place += found[-1].bins is not None
-        layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
-        kinds = [reduced.kind for reduced in found]
-        row = tensorflow_kernel.row(found, [state for own in states for state in own])
-        key = self._place(layout, kinds, row, keep, data)
+        made = _Made(slots)
+        layout = Layout.of(slots, made.lengths, unseen)
+        key = self._place(layout, made.kinds, keep, data)
         kept = self.traced[key].kept
-        if kept is not None:
+        if kept is not None and self._open is not None:
+            tf.cond(self._open, lambda: kept.write(keep, data), tf.no_op)
+        elif kept is not None:
             kept.write(keep, data)
-        at = (self.cursor % self.depth)[None]
-        self.keys.scatter_update(tf.IndexedSlices(tf.constant([key]), at))
-        for name, value in row.items():
-            variable = self.traced[key].variables[name]
-            if self.depth == 1:
-                variable.assign(value[None])
-            else:
-                variable.scatter_update(tf.IndexedSlices(value[None], at))
-        self.cursor.assign_add(1)
+        self.queue.enqueue([tf.constant(key), *(made.row[name] for name in tensorflow_kernel.ROW)])
 
-    def _place(
-        self, layout: Layout, kinds: list[Kind], row: dict[str, Any], keep: list[Slot], data: Any
-    ) -> int:
-        """The number of the traced step these rows belong to; makes its variables."""
-        shapes = {n: tuple(v.shape) for n, v in row.items()}
+    def _place(self, layout: Layout, kinds: list[Kind], keep: list[Slot], data: Any) -> int:
+        """The number of the traced step these rows belong to."""
         if tf.executing_eagerly():
             # Not compiled: this runs at every step, mostly for the same sites.
             for key, traced in enumerate(self.traced):
                 kept = () if traced.kept is None else traced.kept.sites
                 same = traced.layout.sites == layout.sites and kept == tuple(s.site for s in keep)
-                if traced.shapes == shapes and same:
-                    self.traced[key] = dataclasses.replace(traced, layout=layout, kinds=kinds)
+                if same and traced.kinds == kinds:
+                    self.traced[key] = dataclasses.replace(traced, layout=layout)
                     return key
-        # While a tf.function is traced, its thread may not make variables; another thread may.
-        with ThreadPoolExecutor(1) as thread:
-            variables = {
-                n: thread.submit(_variable, (self.depth, *shapes[n]), v.dtype).result()
-                for n, v in row.items()
-            }
         kept = _Keeping.of(keep, data, self.depth) if self._keeps else None
-        self.traced.append(_Traced(layout, kinds, shapes, variables, kept))
+        self.traced.append(_Traced(layout, kinds, kept))
         return len(self.traced) - 1
 
     def begin(self) -> None:
@@ -156,31 +133,56 @@ class Ring:
 
     def skip(self) -> bool:
         """Give up what was written since the last read; whether there was anything."""
-        before, self.taken = self.taken, int(self.cursor)
         self.unread = False
+        found = list(self._taken())
         for traced in self.traced:
             if traced.kept is not None:
                 traced.kept.clear()
-        return self.taken > before
+        return bool(found)
 
     def read(self) -> list[SumsRow]:
         """The rows of the steps since the last read, still on the device."""
-        first, self.taken = self.taken, int(self.cursor)
         self.unread = False
-        keys = self.keys.numpy()
-        places = [i % self.depth for i in range(first, self.taken)]
-        # A value that was read stays as it is: what is written later goes elsewhere.
-        arrays = {
-            key: {n: v.read_value() for n, v in self.traced[key].variables.items()}
-            for key in {int(keys[i]) for i in places}
-        }
         # A step in which nothing was seen has a row, too: it says what was not seen.
-        return [self._row(self.traced[keys[i]], i, arrays[keys[i]]) for i in places]
+        return [self._row(int(key), *row) for key, *row in self._taken()]
 
-    @staticmethod
-    def _row(traced: _Traced, place: int, arrays: Any) -> SumsRow:
-        kept = None if traced.kept is None else traced.kept.read()
-        return SumsRow(traced.layout, traced.kinds, place, arrays, kept)
+    def _taken(self) -> Iterator[Any]:
+        for _ in range(int(self.queue.size())):
+            yield self.queue.dequeue()
+
+    def _row(self, key: int, *row: Any) -> SumsRow:
+        traced = self.traced[key]
+        kept = self._kept(traced)
+        found = dict(zip(tensorflow_kernel.ROW, row, strict=True))
+        return SumsRow(traced.layout, traced.kinds, found, kept)
+
+    def _kept(self, traced: _Traced) -> Kept | None:
+        if traced.kept is None or not self._leaves:
+            return None
+        kept = traced.kept.read()
+        if self._open is not None:
+            self._open.assign(False)
+            self._leaves = False
+            traced.kept.clear()  # of the other steps of this execution
+        return kept
+
+
+class _Made:
+    """The row of a step, and what is known of it while it is traced."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        states = []
+        for slot in slots:
+            met: Met = slot.measured
+            statistics = met.wanted.statistics
+            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
+            states.append([user_state(s, x, met.beside) for s in statistics])
+        self.kinds = [_kind(slot.measured) for slot in slots]
+        tensors = [slot.measured.tensor for slot in slots]
+        found = tensorflow_kernel.reduced(list(zip(tensors, self.kinds, strict=True)))
+        self.lengths = [[int(s.shape[0]) for s in own] for own in states]
+        """Of the states of each tensor's statistics."""
+        self.row = tensorflow_kernel.row(found, [state for own in states for state in own])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,17 +191,12 @@ class _Traced:
 
     layout: Layout
     kinds: list[Kind]
-    shapes: dict[str, Any]
-    variables: dict[str, Any]
     kept: _Keeping | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Keeping:
-    """A queue through which tensors leave the steps of one traced signature.
-
-    Their sizes may differ from step to step, which those of a variable may not under XLA.
-    """
+    """A queue through which tensors leave the steps of one traced signature."""
 
     sites: tuple[Site, ...]
     rows: tuple[slice, ...]
@@ -212,19 +209,17 @@ class _Keeping:
         dtypes = [slot.measured.tensor.dtype for slot in slots]
         dtypes += [tf.int32]  # how many rows each had
         dtypes += [tensor.dtype for tensor in tf.nest.flatten(data) if _leaves(tensor)]
-        with ThreadPoolExecutor(1) as thread:
-            queue = thread.submit(tf.queue.FIFOQueue, depth, dtypes).result()
         structure = tf.nest.map_structure(lambda t: True if _leaves(t) else None, data)
         rows = tuple(slot.wanted.rows or EVERY_ROW for slot in slots)
-        return cls(tuple(slot.site for slot in slots), rows, structure, queue)
+        return cls(tuple(slot.site for slot in slots), rows, structure, _queue(depth, dtypes))
 
-    def write(self, slots: list[Slot], data: Any) -> None:
-        """In a step: put its tensors into the queue."""
+    def write(self, slots: list[Slot], data: Any) -> Any:
+        """In a step: put its tensors into the queue; the operation that does."""
         whole = [slot.measured.tensor for slot in slots]
         tensors = [slot.wanted.taken(t) for slot, t in zip(slots, whole, strict=True)]
         lengths = [tf.concat([tf.shape(t), [-1]], 0)[0] for t in whole]
         lengths = tf.stack(lengths) if lengths else tf.zeros(0, tf.int32)
-        self.queue.enqueue([*tensors, lengths, *filter(_leaves, tf.nest.flatten(data))])
+        return self.queue.enqueue([*tensors, lengths, *filter(_leaves, tf.nest.flatten(data))])
 
     def read(self) -> Kept:
         """The tensors of the oldest step in the queue."""
@@ -261,5 +256,7 @@ def _kind(met: Met) -> Kind:
     return Kind(shape, met.tensor.dtype.name, met.entry.zones(met.port), axis, in_parts)
 
 
-def _variable(shape: tuple[int, ...], dtype: Any) -> Any:
-    return tf.Variable(tf.zeros(shape, dtype), trainable=False)
+def _queue(depth: int, dtypes: Sequence[Any]) -> Any:
+    # While a tf.function is traced, its thread may not make resources; another thread may.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(tf.queue.FIFOQueue, depth, dtypes).result()

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitscope.engine.layout import Kept, Layout, Reading, kept_bytes, to_host
-from fitscope.engine.raw_rows import NONE, SUMS, Reader, Shape, bare, of_units
+from fitscope.engine.raw_rows import NONE, SUMS, Shape, bare, of_units
 from fitscope.engine.vector import BINS, stride
+from fitscope.engine.whole_rows import read_whole
 from fitscope.statistics.activation import Zones
 from fitscope.statistics.moments import COLUMNS
 
@@ -25,6 +26,11 @@ class Known(Protocol):
     def n_units(self) -> int: ...
 
     @property
+    def travels(self) -> bool: ...
+
+    def length(self, size: int) -> int: ...
+
+    @property
     def zones(self) -> Zones: ...
 
 
@@ -34,10 +40,8 @@ class SumsRow:
 
     layout: Layout
     kinds: Sequence[Known]
-    place: int
-    """The place of this step in the arrays, which hold those of one execution."""
-    steps: Mapping[str, Any]
-    """By name, what `tensorflow_kernel.row` gives, of all steps; empty where nothing was seen."""
+    found: Mapping[str, Any]
+    """By name, what `tensorflow_kernel.row` gives."""
     kept: Kept | None = None
 
     def arrays(self) -> Sequence[Any]:
@@ -56,25 +60,48 @@ class SumsRow:
         if not sites:
             nothing = np.zeros((0, BINS)), np.zeros(0, np.float32), np.zeros(0, np.int64)
             return Reading(self.layout, moments, *nothing)
-        step = {name: to_host(values)[self.place] for name, values in self.steps.items()}
-        integers = step["integers"]
-        slow = step["slow"]
+        step = {name: to_host(values) for name, values in self.found.items()}
+        floats, integers = step["floats"], step["integers"].tolist()
+        slow, histograms = step["slow"], step["histograms"].reshape(-1, BINS)
+        counts = np.zeros((sites, BINS), np.float32)
         places = np.full(sites, -1, np.int64)
-        reader = Reader(step["floats"].astype(np.float64))
+        parts, reduced = [], []
+        alike: dict[tuple[Known, int], list[int]] = {}
+        end = 0
         for i, kind in enumerate(self.kinds):
-            size, nonzero = (int(n) for n in integers[i])
+            size = integers[i][0]
+            start, end = end, end + kind.length(size)
+            parts.append(floats[start:end])
+            alike.setdefault((kind, size), []).append(i)
+            if not kind.travels:
+                reduced.append(i)
+        for (kind, size), tensors in alike.items():  # a network has many tensors of few kinds
             shape = Shape(size, kind.n_units, kind.zones, stride(size)[1])
-            sums = reader.take(SUMS)
-            units = reader.take((3 if shape.saturates else 2) * shape.n_units)
-            found = of_units(shape, *units.reshape(-1, shape.n_units)) if size else NONE
-            moments[i] = bare(shape, sums, float(nonzero), found)
-            if slow[i].any():
-                _replace(moments[i], slow[i])
-                if np.isfinite(slow[i][-1]):
-                    places[i] = int(slow[i][-1])
-        extra = reader.rest().astype(np.float32)
-        counts = step["histograms"].reshape(sites, BINS)
-        return Reading(self.layout, moments, counts, extra, places)
+            table = np.stack([parts[i] for i in tensors])
+            if kind.travels:
+                found = read_whole(table, shape)
+                moments[tensors], counts[tensors], places[tensors] = found
+            else:
+                nonzero = np.array([integers[i][1] for i in tensors], np.float64)
+                moments[tensors] = _read(table, shape, nonzero)
+        counts[reduced] = histograms
+        for i, exact in zip(reduced, slow, strict=True):
+            if exact.any():
+                _replace(moments[i], exact)
+                if np.isfinite(exact[-1]):
+                    places[i] = int(exact[-1])
+        return Reading(self.layout, moments, counts, floats[end:], places)
+
+
+def _read(
+    table: NDArray[np.float32], shape: Shape, nonzero: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The moments of tensors of one shape, `[tensors, len(COLUMNS)]`."""
+    found = NONE
+    if shape.size:
+        units = table[:, SUMS:].reshape(len(table), -1, shape.n_units)
+        found = of_units(shape, *units.swapaxes(0, 1))
+    return bare(shape, table[:, :SUMS].T.astype(np.float64), nonzero, found)
 
 
 def _replace(moments: NDArray[np.float64], slow: NDArray[np.float64]) -> None:

@@ -392,7 +392,7 @@ class Session:
         else:
             if self._engine is None or known is not None:
                 wanted = self.on_batch is not None and _leaves_the_step()
-                self._plan = make_plan(self.model, self._instructions, data=wanted)
+                self._plan = make_plan(self.model, self._instructions, first_data=wanted)
                 self._engine = build(self.model, self._plan)
                 self._functions.clear()
             engine = self._engine
@@ -491,7 +491,7 @@ def make_plan(
     instructions: Sequence[Instruction],
     edits: Sequence[Want] = (),
     *,
-    data: bool = False,
+    first_data: bool = False,
 ) -> Plan:
     """The plan of the instructions; an instruction that can match nothing is an error.
 
@@ -499,7 +499,7 @@ def make_plan(
         model: a built model.
         instructions: what is observed.
         edits: by which the layers are wrapped that are edited.
-        data: whether what a step is given is wanted, whatever the instructions say.
+        first_data: whether what the first step is given is wanted, whatever the instructions say.
     """
     wants = [
         Want(
@@ -513,7 +513,8 @@ def make_plan(
         model,
         [*wants, *edits],
         batch=any(i.batch for i in instructions),
-        data=data or any(isinstance(i, StopOn) and i.data for i in instructions),
+        data=any(isinstance(i, StopOn) and i.data for i in instructions),
+        first_data=first_data,
     )
     taps: list[Site] | None = None
     for each in instructions:
