@@ -18,10 +18,12 @@ import tensorflow as tf
 
 
 @functools.lru_cache(maxsize=4096)
-def compile_early(function: Callable[..., Any], shape: tuple[int | None, ...], dtype: str) -> None:
-    """Have a function of one tensor, that XLA compiles, compiled for a shape, if that is known."""
-    if None not in shape:
-        _thread.add(lambda: _call(function, tf.TensorSpec(shape, dtype)))
+def compile_early(
+    function: Callable[..., Any], tensors: tuple[tuple[tuple[int | None, ...], str], ...]
+) -> None:
+    """Have a function that XLA compiles compiled for shapes and dtypes, if those are known."""
+    if not any(None in shape for shape, _ in tensors):
+        _thread.add(lambda: _call(function, [tf.TensorSpec(*tensor) for tensor in tensors]))
 
 
 class _Thread:
@@ -62,8 +64,8 @@ def wait() -> None:
     _thread.wait()
 
 
-def _call(function: Callable[..., Any], spec: tf.TensorSpec) -> None:
+def _call(function: Callable[..., Any], specs: list[tf.TensorSpec]) -> None:
     # Called from a graph as it is in a step; called as it is, it would have another name.
-    graph = tf.function(lambda x: function(x)[0], autograph=False, input_signature=[spec])
+    graph = tf.function(lambda *x: function(*x)[0], autograph=False, input_signature=specs)
     with contextlib.suppress(Exception):  # what fails here fails again in the step, which tells
-        graph(tf.zeros(spec.shape, spec.dtype))
+        graph(*(tf.zeros(spec.shape, spec.dtype) for spec in specs))

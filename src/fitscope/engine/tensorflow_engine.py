@@ -243,7 +243,8 @@ class TensorFlowEngine:
             if tensor is None:
                 unseen.append(fusion.unseen(slot.site.name))
             else:
-                kept.append(_without_scale(_of(slot, tensor)))
+                again = tensor is not slot.measured.tensor
+                kept.append(_without_scale(_of(slot, tensor, repeated=again)))
         return kept, unseen
 
     def _copied(self, slot: Slot) -> Slot:
@@ -363,9 +364,9 @@ def _without_scale(slot: Slot) -> Slot:
     return dataclasses.replace(slot, measured=met, wanted=met.wanted)
 
 
-def _of(slot: Slot, tensor: Any, beside: Any = None) -> Slot:
+def _of(slot: Slot, tensor: Any, beside: Any = None, *, repeated: bool = False) -> Slot:
     """The same slot, read from another tensor."""
-    met = dataclasses.replace(slot.measured, tensor=tensor, beside=beside)
+    met = dataclasses.replace(slot.measured, tensor=tensor, beside=beside, repeated=repeated)
     return dataclasses.replace(slot, measured=met)
 
 

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from fitscope.engine import tensorflow_sweep, whole_rows
 from fitscope.engine.raw_rows import SUMS
+from fitscope.engine.tensorflow_chain import Chain, chain_of
 from fitscope.engine.tensorflow_early import compile_early
 from fitscope.engine.vector import BINS, SAMPLES, stride
 from fitscope.statistics.activation import Zones
@@ -67,6 +68,8 @@ class Kind:
     unit_axis: int
     in_parts: bool
     """Whether the tensor is gone over part by part, which is faster where it is large."""
+    chain: Chain | None = None
+    """How its elements are made while it is swept; None where they are there."""
 
     @property
     def n_units(self) -> int:
@@ -119,34 +122,44 @@ class Reduced:
         tensor: of the kind.
         kind: what is known of it.
         place: its number among the tensors of the step that have `bins`.
+        repeated: whether the tensor is computed for this alone, by elementwise operations.
     """
 
-    def __init__(self, tensor: Any, kind: Kind, place: int) -> None:
-        # Also keeps a gradient tape from recording what follows.
-        self.tensor = tf.stop_gradient(tensor)
-        self.kind = kind
+    def __init__(self, tensor: Any, kind: Kind, place: int, *, repeated: bool = False) -> None:
         self.histogram = self.bins = None
+        leaves = [tensor]
+        if repeated and kind.sweeps:
+            found = chain_of(tensor, kind.n_units)
+            if found is not None:
+                chain, leaves = found
+                kind = dataclasses.replace(kind, chain=chain)
+        # Also keeps a gradient tape from recording what follows.
+        self._leaves = [tf.stop_gradient(leaf) for leaf in leaves]
+        self.kind = kind
         if kind.travels:
             self.floats = self.flat()
             self.integers = tf.stack([tf.size(self.floats), 0])
         elif kind.sweeps:
             sweep = _function(_swept, kind)
-            found = sweep(self.tensor)
-            compile_early(sweep, tuple(tensor.shape), kind.dtype)
+            found = sweep(*self._leaves)
+            compile_early(sweep, tuple((tuple(x.shape), x.dtype.name) for x in leaves))
             self.floats, self.integers, self.plain, self.histogram = found
         else:
-            found = _function(_reduce, kind)(self.tensor, tf.constant(place * BINS))
+            found = _function(_reduce, kind)(self._leaves[0], tf.constant(place * BINS))
             self.floats, self.integers, self.plain, self.bins = found
 
     def flat(self) -> Any:
-        return tf.cast(tf.reshape(self.tensor, [-1]), tf.float32)
+        chain = self.kind.chain
+        whole = self._leaves[0] if chain is None else chain(self._leaves)
+        return tf.cast(tf.reshape(whole, [-1]), tf.float32)
 
 
-def reduced(tensors: Sequence[tuple[Any, Kind]]) -> list[Reduced]:
-    """Reduce tensors of their kinds."""
+def reduced(tensors: Sequence[tuple[Any, Kind, bool]]) -> list[Reduced]:
+    """Reduce tensors, each of its kind, and whether it is computed for this alone."""
     found: list[Reduced] = []
-    for tensor, kind in tensors:
-        found.append(Reduced(tensor, kind, sum(r.bins is not None for r in found)))
+    for tensor, kind, repeated in tensors:
+        place = sum(r.bins is not None for r in found)
+        found.append(Reduced(tensor, kind, place, repeated=repeated))
     return found
 
 
@@ -193,15 +206,15 @@ def _found(
     )
 
 
-def _swept(kind: Kind, x: Any) -> tuple[Any, Any, Any, Any]:
+def _swept(kind: Kind, *leaves: Any) -> tuple[Any, Any, Any, Any]:
     """The reductions in one sweep over the tensor, with the squares around the mean of a sample.
 
     Returns:
         What `_reduce` does, with the counts of the bins in place of the bins.
     """
-    flat, size = tf.reshape(x, [-1]), tf.size(x)
+    elements, sample = _elements(kind, leaves)
+    size = tf.size(elements.flats[0])
     count = tf.maximum(tf.cast(size, tf.float32), 1.0)
-    sample = _sample(flat)
     few = sample[::_FEWER]
 
     center, scale = tf.reduce_mean(few), _scale(tf.reduce_mean(tf.abs(few)))
@@ -216,14 +229,14 @@ def _swept(kind: Kind, x: Any) -> tuple[Any, Any, Any, Any]:
     inside = _inside(kind.zones)
     if inside is not None:
         terms.append(tensorflow_sweep.counted(inside))
-    found = tensorflow_sweep.sweep(flat, kind.lanes, terms)
+    found = tensorflow_sweep.sweep(elements, kind.lanes, terms)
     total, l1, _, squares = (tf.reduce_sum(sums) for sums in found[:4])
     aside = count * tf.square((total / count - center) * scale)
 
     def again() -> tuple[Any, Any]:
         # Gradients are small, and so are updates: unscaled, their squares would vanish.
         better = _scale(l1 / count)
-        (around,) = tensorflow_sweep.sweep(flat, kind.lanes, [_squares(total / count, better)])
+        (around,) = tensorflow_sweep.sweep(elements, kind.lanes, [_squares(total / count, better)])
         return tf.reduce_sum(around), better
 
     m2, scale = tf.cond(
@@ -240,6 +253,33 @@ def _swept(kind: Kind, x: Any) -> tuple[Any, Any, Any, Any]:
     bins = _bins(sample)
     histogram = tf.math.unsorted_segment_sum(tf.ones_like(bins, tf.float32), bins, BINS)
     return *_found(size, [total, l1, m2, scale], nonzero, units), histogram
+
+
+def _elements(kind: Kind, leaves: Sequence[Any]) -> tuple[tensorflow_sweep.Elements, Any]:
+    """What is swept, and the elements that go into the histogram."""
+    chain = kind.chain
+    if chain is None:
+        flat = tf.reshape(leaves[0], [-1])
+        return tensorflow_sweep.Elements([flat], lambda x: x), _sample(flat)
+    flats = [tf.reshape(x, [-1]) for x, whole in zip(leaves, chain.whole, strict=True) if whole]
+
+    def of(which: Any) -> Callable[..., Any]:
+        """The chain, for elements of these units."""
+        units = [
+            None if whole else tf.gather(tf.reshape(x, [-1]), which % tf.size(x))
+            for x, whole in zip(leaves, chain.whole, strict=True)
+        ]
+
+        def made(*parts: Any) -> Any:
+            rest = iter(parts)
+            return chain([next(rest) if unit is None else unit for unit in units])
+
+        return made
+
+    samples = [_sample(flat) for flat in flats]
+    step = _step(tf.size(flats[0]), flats[0].shape[0])
+    sample = of(tf.range(tf.size(samples[0])) * step)(*samples)
+    return tensorflow_sweep.Elements(flats, of(tf.range(kind.lanes))), sample
 
 
 def _squares(center: Any, scale: Any) -> tensorflow_sweep.Term:
@@ -490,9 +530,11 @@ def _add(held: Any, site: Any, block: tuple[Any, Any, Any, Any]) -> Any:
 def _sample(x: Any) -> Any:
     """The elements that go into the histogram, as float32."""
     flat = tf.reshape(x, [-1])
-    known = flat.shape[0]
-    step = _stride(tf.size(flat)) if known is None else stride(known)[0]
-    return tf.cast(flat[::step], tf.float32)
+    return tf.cast(flat[:: _step(tf.size(flat), flat.shape[0])], tf.float32)
+
+
+def _step(size: Any, known: int | None) -> Any:
+    return _stride(size) if known is None else stride(known)[0]
 
 
 def _bins(sample: Any) -> Any:

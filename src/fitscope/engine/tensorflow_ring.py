@@ -35,6 +35,7 @@ class Met:
         scale: by what a gradient is too large.
         beside: a second tensor, for statistics of both.
         problem: why it cannot be measured.
+        repeated: whether `tensor` is computed for this alone, by elementwise operations.
     """
 
     tensor: Any
@@ -44,6 +45,7 @@ class Met:
     scale: Any = None
     beside: Any = None
     problem: str | None = None
+    repeated: bool = False
 
     def without_scale(self) -> Met:
         """The same, with a gradient divided by the scale of its loss."""
@@ -177,9 +179,9 @@ class _Made:
             statistics = met.wanted.statistics
             x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
             states.append([user_state(s, x, met.beside) for s in statistics])
-        self.kinds = [_kind(slot.measured) for slot in slots]
-        tensors = [slot.measured.tensor for slot in slots]
-        found = tensorflow_kernel.reduced(list(zip(tensors, self.kinds, strict=True)))
+        mets: list[Met] = [slot.measured for slot in slots]
+        found = tensorflow_kernel.reduced([(m.tensor, _kind(m), m.repeated) for m in mets])
+        self.kinds = [reduced.kind for reduced in found]
         self.lengths = [[int(s.shape[0]) for s in own] for own in states]
         """Of the states of each tensor's statistics."""
         self.row = tensorflow_kernel.row(found, [state for own in states for state in own])

@@ -63,32 +63,45 @@ def lanes(units: int) -> int:
     return -(-LANES // units) * units if units <= MOST_LANES else 0
 
 
-def sweep(flat: Any, width: int, terms: Sequence[Term]) -> list[Any]:
-    """Go over a flat tensor of any float dtype, inside a function that XLA compiles.
+class Elements(NamedTuple):
+    """The elements of a flat tensor of any float dtype, or what they are made of."""
+
+    flats: Sequence[Any]
+    """Tensors of equal size; XLA knows it."""
+    of: Callable[..., Any]
+    """Makes elements of as many of each tensor as a sweep is wide, elementwise."""
+
+
+def sweep(elements: Elements, width: int, terms: Sequence[Term]) -> list[Any]:
+    """Go over a tensor, inside a function that XLA compiles.
 
     Args:
-        flat: the tensor; XLA knows its size.
+        elements: of the tensor.
         width: the number of running sums.
         terms: what is summed.
 
     Returns:
         For each term its running sums, `[width]`.
     """
+    flats, of = elements
     at_once = width * PARTS
-    size = tf.size(flat)
+    size = tf.size(flats[0])
     turns = size // at_once
     left = size - turns * at_once
-    rest = tf.pad(flat[turns * at_once :], [[0, at_once - left]])
-    rest = tf.cast(tf.reshape(rest, [PARTS, width]), tf.float32)
+    rest = [
+        tf.reshape(tf.pad(x[turns * at_once :], [[0, at_once - left]]), [PARTS, width])
+        for x in flats
+    ]
+    rest = tf.cast(of(*rest), tf.float32)
     valid = tf.reshape(tf.range(at_once) < left, [PARTS, width])
     start = [t.reduce(tf.where(valid, t.of(rest), t.nothing), 0) for t in terms]
     # A slice may not be longer than the tensor, not even in a loop that never runs.
-    flat = tf.pad(flat, [[0, tf.maximum(at_once - size, 0)]])
+    flats = [tf.pad(x, [[0, tf.maximum(at_once - size, 0)]]) for x in flats]
 
     def turn(i: Any, *running: Any) -> tuple[Any, ...]:
+        starts = [i * at_once + part * width for part in range(PARTS)]
         some = [
-            tf.cast(tf.slice(flat, [i * at_once + part * width], [width]), tf.float32)
-            for part in range(PARTS)
+            tf.cast(of(*(tf.slice(x, [at], [width]) for x in flats)), tf.float32) for at in starts
         ]
         return i + 1, *(
             t.join(old, functools.reduce(t.join, map(t.of, some)))
