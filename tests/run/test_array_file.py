@@ -221,21 +221,3 @@ def test_a_reader_beside_commits_sees_one_of_their_counts(tmp_path: Path) -> Non
     assert seen == sorted(seen)
     assert set(seen) <= set(committed)
     assert len(set(seen)) > 20
-
-
-def test_what_the_file_cache_need_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_file, "CACHED_BYTES", 1000)
-    monkeypatch.setattr(array_file, "_CHUNKS", 4)  # 2**15 bytes each
-    array, found = GrowingArray(tmp_path / "a", Form((100,), "uint8"), {}), []
-    for _ in range(3000):
-        array.append(np.zeros((1, 100), "uint8"))
-        if (part := array.cached()) is not None:
-            assert part[1] + part[2] <= part[0].stat().st_size
-            found.append(part)
-    for path in {part[0] for part in found}:  # from the beginning on, and each byte twice
-        parts = [(start, start + length) for file, start, length in found if file == path]
-        assert parts[0][0] == 0
-        ends = [0, *(end for _, end in parts)]
-        assert [start for start, _ in parts[1:]] == ends[:-2]
-        assert min(np.diff(ends)) >= 1000
-    assert len({part[0] for part in found}) == 3

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fitscope.run import Run, RunWriter, array_file, open_run, value_store
+from fitscope.run import Run, RunWriter, open_run, value_store
 from fitscope.run.value_store import StepValues, Tensor, folder_name
 from fitscope.select import Site, SiteName
 
@@ -218,40 +218,6 @@ def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
     assert sorted(open_run(tmp_path / "run").recorded.names) == sorted(names)
     for step, name in enumerate(names):
         assert open_run(tmp_path / "run").values(name).steps.tolist() == [step]
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
-@pytest.mark.parametrize("costly", [True, False])
-def test_where_memory_is_costly_little_of_it_is_held(
-    costly: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was written goes to the disk and out of the file cache; it is there all the same."""
-    for module in (value_store, array_file):
-        monkeypatch.setattr(module, "CACHED_BYTES", 2**16)
-    monkeypatch.setattr(value_store, "BUFFER_BYTES", 2**14)
-    monkeypatch.setattr(value_store, "_SLOW", 0.0 if costly else 1.0)
-    advised, advise = [], os.posix_fadvise
-    monkeypatch.setattr(
-        os, "posix_fadvise", lambda file, *what: (advised.append(what), advise(file, *what))
-    )
-    writer = RunWriter(tmp_path / "run", config={})
-    monkeypatch.setattr(time, "monotonic", lambda now=[0.0]: now.append(now[-1] + 1) or now[-1])
-    for step in range(400):
-        writer.append_values(step_values(step, rows=16, a=64, b=32))
-        writer.spare_cache()
-    writer.close()
-    size = 400 * 16 * 4
-    if costly:
-        starts, lengths = zip(*(what[:2] for what in advised), strict=True)
-        assert sum(lengths) > 1.5 * size * (64 + 32)
-        assert max(starts) > size * 32
-        assert {what[2] for what in advised} == {os.POSIX_FADV_DONTNEED}
-    else:
-        assert not advised
-    run = open_run(tmp_path / "run")
-    for name in "ab":
-        assert run.values(name).steps.tolist() == list(range(400))
-        assert all((piece.array == piece.step).all() for piece in run.values(name))
 
 
 def test_a_run_from_before_counts_were_written_over(tmp_path: Path) -> None:

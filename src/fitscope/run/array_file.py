@@ -40,8 +40,6 @@ _SHARD_BYTES = 2**29
 _CHUNKS = 1024
 _VECTORS = 512
 """Buffers that are written at once; systems take 1024 or more."""
-CACHED_BYTES = 2**22
-"""Bytes of an array that are handed to the disk at once, and held in the file cache until then."""
 
 _COUNT_AT = 16
 _META_START = '{"shape": ['.ljust(_COUNT_AT)
@@ -134,8 +132,6 @@ class GrowingArray:
         self._newest: tuple[int, Path] | None = None
         self._fixed_count = False
         """Whether the number of rows stands at its fixed place in `zarr.json`."""
-        self._cached = (0, 0, 0)
-        """Of `cached`: the shard, and where the last part but one and the last one ended."""
 
     @classmethod
     def open(cls, folder: Path) -> GrowingArray:
@@ -190,22 +186,6 @@ class GrowingArray:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._fixed_count = replace_text(self.folder / META_FILE, self._meta_text())
         self.committed = self.rows
-
-    def cached(self) -> tuple[Path, int, int] | None:
-        """What of the newest shard the system's file cache need not hold: file, start, length.
-
-        None until there is enough of it. Each part comes twice: what is asked to go is sent to the
-        disk, and leaves when it is there.
-        """
-        shard, place, _ = self._place(self.rows, 1)
-        end = self._header + place * self.form.row_bytes
-        known, start, told = self._cached
-        if known != shard:
-            start = told = 0
-        if end - told < CACHED_BYTES:
-            return None
-        self._cached = shard, told, end
-        return self._shard(shard), start, end - start
 
     def read(self, first: int, count: int) -> np.ndarray[Any, Any]:
         """Rows from the disk, `[count, *tail]`."""

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from fitscope.run.array_file import CACHED_BYTES, META_FILE, Form, GrowingArray
+from fitscope.run.array_file import META_FILE, Form, GrowingArray
 from fitscope.run.layout import read_json, replace_json, write_json
 from fitscope.run.record import PHASES
 from fitscope.run.recorded import Piece
@@ -43,9 +43,6 @@ BUFFER_BYTES = 2**22
 """What may wait for the next flush; beyond it rows are written at once."""
 MEMORY_BYTES = 2**28
 RETRY_SECONDS = 30.0
-
-_SLOW = 0.8e-9
-"""CPU seconds for each byte written that tell of costly memory: 0.2e-9 is common, 2e-9 was seen."""
 
 _PHASE = {phase: number for number, phase in enumerate(PHASES)}
 _STEPS = Form((len(COLUMNS),), "int64")
@@ -133,9 +130,6 @@ class ValueWriter:
         self._failed_at: float | None = None
         self._seq = 0
         self._written = 0
-        self._uncached, self._spent = 0, 0.0
-        """Bytes that were written since `cached` last looked, and the CPU seconds that took."""
-        self._spares = False
         self._uncommitted = 0
         """Steps that are in the files, which do not say so yet."""
         self.lost = 0
@@ -199,21 +193,6 @@ class ValueWriter:
         except OSError as error:
             self._fail(error)
 
-    def cached(self) -> list[tuple[Path, int, int]]:
-        """See `GrowingArray.cached`; nothing as long as the system has memory that costs little.
-
-        What it must first get back, from a virtual machine's host for example, costs ten times the
-        copying. From then on the run does with little of it.
-        """
-        if self._uncached < CACHED_BYTES:
-            return []
-        self._spares = self._spares or self._spent > _SLOW * self._uncached
-        self._uncached, self._spent = 0, 0.0
-        if not self._spares:
-            return []
-        arrays = [v.values for variants in self._variants.values() for v in variants.values()]
-        return [part for array in arrays if (part := array.cached()) is not None]
-
     @property
     def sites(self) -> SiteTable:
         """The sites recorded so far."""
@@ -258,7 +237,6 @@ class ValueWriter:
                 self._write_steps(some)
                 self._written = some[-1][0] + 1
                 self._uncommitted += len(some)
-                self._uncached += sum(values.nbytes for _, values in some)
                 if len(some) == len(self._waiting):
                     self._waiting.clear()
                     self._bytes = 0
@@ -309,7 +287,6 @@ class ValueWriter:
                 variant.next_row += rows
         self._dirty = True
         before = [(v, v.values.rows, v.steps.rows) for v in touched]
-        began = time.thread_time()
         try:
             for variant in touched:
                 variant.write()
@@ -318,7 +295,6 @@ class ValueWriter:
                 variant.values.rows, variant.steps.rows = values_rows, steps_rows
             raise
         finally:
-            self._spent += time.thread_time() - began
             for variant in touched:
                 variant.arrays, variant.columns = [], []
 

@@ -305,28 +305,6 @@ class RunWriter:
             if now >= self._values_due:
                 self._flush_values_if_due(now)
 
-    def spare_cache(self) -> None:
-        """Have the system send recorded tensors to the disk now, and keep them in memory no longer.
-
-        Without it they push out of its file cache what the training reads, and each is written to
-        memory that nobody has touched for long, which costs several times as much, above all in a
-        virtual machine. Call it when there is nothing else to do: where the disk is slow, it waits.
-        """
-        now = time.monotonic()
-        if now < self._spare_due or not hasattr(os, "posix_fadvise"):
-            return
-        with self.lock:
-            parts = [] if self._foreign() else self._values.cached()
-        for path, start, length in parts:  # without the lock, which others wait for
-            with contextlib.suppress(OSError):  # not for every file system; it is advice only
-                file = os.open(path, os.O_RDONLY)
-                try:
-                    os.posix_fadvise(file, start, length, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(file)
-        after = time.monotonic()
-        self._spare_due = after + 9 * (after - now)
-
     def lose_values(self, steps: int) -> None:
         """Count steps whose tensors were given up before they came here."""
         with self.lock:
@@ -450,7 +428,6 @@ class RunWriter:
         self._values = ValueWriter(self._folder, self._on_problem, memory_bytes)
         self._given_up = 0
         self._values_due = time.monotonic() + self._flush_seconds
-        self._spare_due = 0.0
 
     def _foreign(self) -> bool:
         # A forked child (a data loader's worker) inherits the writer and its descriptors; were it

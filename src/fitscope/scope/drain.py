@@ -249,8 +249,6 @@ class Drain:
             if work is _STOP:
                 return
             self._handle(work)
-            if self._queue.empty():
-                self._guarded(self.writer.spare_cache)
 
     def _handle(self, work: Any) -> None:
         if work is _BEAT:
