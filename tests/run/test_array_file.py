@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +132,92 @@ def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
     (tmp_path / "a" / "zarr.json").write_text("{}")
     with pytest.raises(RunFormatError, match="no array that fitscope wrote"):
         GrowingArray.open(tmp_path / "a")
+
+
+def as_before(meta: Path) -> None:
+    """The file as it was when it was replaced at each commit: the same JSON, no fixed places."""
+    found = json.loads(meta.read_text())
+    order = ("zarr_format", "node_type", "shape")
+    rest = {key: value for key, value in found.items() if key not in order}
+    meta.write_text(json.dumps({**{key: found[key] for key in order}, **rest}) + "\n")
+
+
+@pytest.mark.parametrize("tail", [(), (3,), (2, 5), (0, 4)])
+def test_a_commit_writes_the_number_of_rows_over(tail: tuple[int, ...], tmp_path: Path) -> None:
+    """No file is replaced, which would cost milliseconds; what others read stays whole JSON."""
+    array = appended(tmp_path / "a", [numbers((5, *tail), "float32")], "float32")
+    meta = tmp_path / "a" / "zarr.json"
+    first, before = meta.stat().st_ino, meta.read_bytes()
+    for _ in range(3):
+        array.append(numbers((40, *tail), "float32"))
+        array.commit()
+    after = meta.read_bytes()
+    assert meta.stat().st_ino == first
+    assert (before[:16], before[32:]) == (after[:16], after[32:])
+    assert (int(before[16:32]), int(after[16:32])) == (5, 125)
+    assert json.loads(after)["shape"] == [125, *tail]
+    assert json.loads(after)["zarr_format"] == 3
+
+
+@pytest.mark.usefixtures("small")
+def test_arrays_from_before_the_fixed_place(tmp_path: Path) -> None:
+    parts = [numbers((n, 3), "float32") for n in (5, 40, 7, 9)]
+    appended(tmp_path / "a", parts[:1], "float32")
+    as_before(tmp_path / "a" / "zarr.json")
+    for count in (2, 3):  # the first commit gives the number its place, the second writes it over
+        array = GrowingArray.open(tmp_path / "a")
+        array.append(parts[count - 1])
+        array.commit()
+        whole = np.concatenate(parts[:count])
+        again = GrowingArray.open(tmp_path / "a")
+        np.testing.assert_array_equal(again.read(0, again.rows), whole)
+        np.testing.assert_array_equal(zarr.open_array(str(tmp_path / "a"), mode="r")[:], whole)
+
+
+def test_a_full_disk_with_an_array_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no room for a new file, so the old one is written over, and its places move."""
+    parts = [numbers((n, 3), "float32") for n in (5, 40, 7, 9)]
+    array = appended(tmp_path / "a", parts[:1], "float32")
+    meta = tmp_path / "a" / "zarr.json"
+    as_before(meta)
+    meta.write_text(" " * 900 + meta.read_text())
+    array = GrowingArray.open(tmp_path / "a")
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        for count in (2, 3):
+            array.append(parts[count - 1])
+            array.commit()
+            assert json.loads(meta.read_text())["shape"] == [sum(map(len, parts[:count])), 3]
+    array.append(parts[3])
+    array.commit()
+    whole = np.concatenate(parts)
+    np.testing.assert_array_equal(GrowingArray.open(tmp_path / "a").read(0, 61), whole)
+
+
+def test_a_reader_beside_commits_sees_one_of_their_counts(tmp_path: Path) -> None:
+    array = appended(tmp_path / "a", [np.zeros((995, 1), "uint8")], "uint8")
+    committed, stop = [995], threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            array.append(np.zeros((1 + len(committed) % 3, 1), "uint8"))
+            committed.append(array.rows)
+            array.commit()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = []
+    until = time.monotonic() + 0.7
+    while time.monotonic() < until:
+        seen.append(GrowingArray.open(tmp_path / "a").rows)
+    stop.set()
+    writer.join()
+    assert seen == sorted(seen)
+    assert set(seen) <= set(committed)
+    assert len(set(seen)) > 20

@@ -218,3 +218,26 @@ def test_names_that_no_file_system_takes(tmp_path: Path) -> None:
     assert sorted(open_run(tmp_path / "run").recorded.names) == sorted(names)
     for step, name in enumerate(names):
         assert open_run(tmp_path / "run").values(name).steps.tolist() == [step]
+
+
+def test_a_run_from_before_counts_were_written_over(tmp_path: Path) -> None:
+    """It is read, and a later writer goes on in it."""
+    writer = RunWriter(tmp_path / "run", config={})
+    for step in range(5):
+        writer.append_values(step_values(step, a=3, b=2))
+    writer.close("interrupted")
+    metas = list((tmp_path / "run").rglob("*-0/zarr.json"))
+    assert len(metas) == 4
+    for meta in metas:
+        found = json.loads(meta.read_text())
+        meta.write_text(json.dumps({"zarr_format": found.pop("zarr_format"), **found}) + "\n")
+    assert open_run(tmp_path / "run").values("a").steps.tolist() == list(range(5))
+    again = RunWriter.reopen(tmp_path / "run")
+    for step in range(5, 9):
+        again.append_values(step_values(step, a=3, b=2))
+        again.flush()
+    again.close()
+    for name in "ab":
+        found = open_run(tmp_path / "run").values(name)
+        assert found.steps.tolist() == list(range(9))
+        assert all((piece.array == piece.step).all() for piece in found)

@@ -37,6 +37,8 @@ class TracedStep:
     kept: tuple[tuple[Site, slice], ...]
     reducers: jax_kernel.Reducers | None
     """Of the tensors, if any are reduced behind the step."""
+    known_bytes: list[int] = dataclasses.field(default_factory=list)
+    """What one step keeps, once that is known: JAX takes long to say how large its arrays are."""
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +63,7 @@ class Measured:
         reduced = iter(self.step.reducers.reduce(tensors) if self.step.reducers else ())
         parts = iter(self.parts)
         found = [next(reduced if kind.later else parts) for kind in kinds]
-        if looks:
+        if looks and found:
             looked = functools.partial(self._looked_at, found)
             hold = _Hold.take()
             if hold is None:  # the reader is a step behind
@@ -120,6 +122,10 @@ class SumsRow:
     """Gives `found` with the last parts, where the host has yet to look."""
     hold: _Hold | None = None
 
+    @property
+    def layout(self) -> Layout:
+        return self.step.layout
+
     def arrays(self) -> Sequence[Any]:
         if jax.default_backend() == "cpu":
             return ()  # already there
@@ -137,7 +143,12 @@ class SumsRow:
 
     @property
     def kept_bytes(self) -> int:
-        return kept_bytes(self.values, self.data)
+        if self.data is None:
+            return 0
+        known = self.step.known_bytes
+        if not known:  # the shapes of a compiled signature do not change
+            known.append(kept_bytes(self.values, self.data))
+        return known[0]
 
     def without_kept(self) -> SumsRow:
         return dataclasses.replace(self, values=(), data=None)

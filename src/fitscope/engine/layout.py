@@ -57,6 +57,11 @@ class Layout:
 class Row(Protocol):
     """One observed step on its way from the device to the run; its arrays may still be there."""
 
+    @property
+    def layout(self) -> Layout:
+        """What it measures, without waiting for the arrays."""
+        ...
+
     def arrays(self) -> Sequence[Any]:
         """The device arrays, for starting their transfer."""
         ...
@@ -154,6 +159,10 @@ class VectorRow:
     extra: Any
     kept: Kept | None = None
 
+    @property
+    def layout(self) -> Layout:
+        return self.layouts[int(self.key)]
+
     def arrays(self) -> Sequence[Any]:
         return self.moments, self.histograms, self.extra
 
@@ -167,7 +176,7 @@ class VectorRow:
     def read(self) -> Reading:
         vectors = to_host(self.moments)
         return Reading(
-            self.layouts[int(self.key)],
+            self.layout,
             decode(vectors),
             to_host(self.histograms),
             to_host(self.extra),

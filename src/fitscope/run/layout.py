@@ -135,9 +135,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    _write_text(path, json_text(value) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + TEMPORARY)
     try:
-        temporary.write_text(json_text(value) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -151,24 +155,33 @@ def replace_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    replace_text(path, json_text(value) + "\n")
+
+
+def replace_text(path: Path, text: str) -> bool:
+    """Write a small file of JSON, as `replace_json` does.
+
+    Returns:
+        Whether the file is now just this text; False where blanks may stand before it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     try:
-        write_json(path, value)
+        _write_text(path, text)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
             raise
-        overwrite_json(path, value)
+        _overwrite(path, text)
+        return False
+    return True
 
 
-def overwrite_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write over a small JSON file in place, for which a full disk has room.
-
-    Raises:
-        OSError: The file is not there, or cannot be written.
-    """
+def _overwrite(path: Path, text: str) -> None:
     # Never shorter than what was there: one write, and a reader finds whole JSON at any time.
-    text = (json_text(value) + "\n").encode().rjust(path.stat().st_size)
+    data = text.encode().rjust(path.stat().st_size)
     with path.open("r+b", buffering=0) as file:
-        file.write(text)
+        file.write(data)
 
 
 def read_json(path: Path) -> dict[str, Any]:

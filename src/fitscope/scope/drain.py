@@ -28,7 +28,7 @@ from fitscope.select.site import Site
 from fitscope.statistics.moments import COLUMNS, DERIVED, derive
 from fitscope.statistics.statistic import named_results
 from fitscope.values.batch import StepBatch
-from fitscope.values.record import Record, step_values
+from fitscope.values.record import Known, Record, step_values
 from fitscope.values.stream import Event, Stop, Stream
 
 BEAT_SECONDS = 1.0
@@ -120,6 +120,7 @@ class Drain:
         self._keeper = keeper
         self._capsule_room = threading.Semaphore(CAPSULE_LIMIT)
         self._room = threading.Semaphore(STREAM_LIMIT)
+        self._known = Known()
         self._held: dict[int, tuple[Stream, Event]] = {}
         """By stream, the newest event of a pass whose last one is wanted."""
         self._complained: set[int] = set()
@@ -284,11 +285,11 @@ class Drain:
     def _record(self, pending: Pending) -> None:
         if pending.snapshot is not None and pending.row.kept is not None:
             pending.snapshot.batches.append((pending.step, pending.row.kept.data))
-        reading = pending.row.read()
-        layout = reading.layout
+        layout = pending.row.layout
         indices = np.asarray(self._site_indices(layout), np.int64)
         if not len(indices) and pending.records and not pending.streams:
             return  # only values are wanted of this step
+        reading = pending.row.read()
         here = np.array([site.path not in pending.absent for site in layout.sites], bool)
         counts = reading.histograms[here].astype(np.uint32)
         bad = np.flatnonzero(here & (np.asarray(reading.first_bad) >= 0))
@@ -443,7 +444,7 @@ class Drain:
     def _record_values(
         self, records: Sequence[Record], kept: Kept, batch: StepBatch, *when: Any
     ) -> None:
-        values = step_values(records, kept, batch, *when)
+        values = step_values(records, kept, batch, self._known, *when)
         if values.tensors:
             self.writer.append_values(values)
 

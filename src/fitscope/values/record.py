@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from fitscope.select.site import Site
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+_KNOWN = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,15 +65,14 @@ class Record:
         del place, length
         return phase in self.phases and step % self.every == 0
 
-    def wanted(self, kept: Kept, batch: StepBatch) -> list[_Source]:
+    def wanted(self, kept: Kept, batch: StepBatch, known: Known) -> list[_Source]:
         """What is recorded of one step, all rows that are at hand."""
         found: list[_Source] = []
         if self.selector is not None:
             for site, tensor, rows, length in zip(
                 kept.sites, kept.tensors, kept.rows, kept.lengths, strict=True
             ):
-                mine = site.port in self.ports and part_of(site) is None
-                if mine and self.selector.matches(site):
+                if known.matches(self, site):
                     found.append(_Source(site, tensor, rows, length))
         if self.batch:
             for part, call, leaf, tensor in batch.parts():
@@ -83,29 +85,36 @@ class Record:
                 found.append(_part("sample_id", None, (), ids))
         return found
 
-    def taken(self, source: _Source) -> Tensor:
+    def matches(self, site: Site) -> bool:
+        """Whether this tensor of the step itself, not of its batch, is recorded."""
+        if self.selector is None or site.port not in self.ports or part_of(site) is not None:
+            return False
+        return self.selector.matches(site)
+
+    def taken(self, source: _Source, known: Known) -> Tensor:
         """The rows that are recorded, on the host."""
         site, tensor, have, length = source
         if not len(tensor.shape):
-            return self._tensor(site, tensor, 0, 1, None)
+            return self._tensor(known, site, tensor, 0, 1, None)
         first, stride = self.rows.start or 0, self.rows.step or 1
         if have != self.rows:
             ahead = have.start or 0
             stop = None if self.rows.stop is None else max(self.rows.stop - ahead, 0)
             tensor = tensor[first - ahead : stop : stride]
-        return self._tensor(site, tensor, first, stride, length)
+        return self._tensor(known, site, tensor, first, stride, length)
 
     def _tensor(
-        self, site: Site, tensor: Any, first: int, stride: int, length: int | None
+        self, known: Known, site: Site, tensor: Any, first: int, stride: int, length: int | None
     ) -> Tensor:
         array = self._cast(to_host(tensor))
-        # Without the layer, which would live as long as the run.
-        site = dataclasses.replace(site, layer=None, dtype=array.dtype.name)
+        site = known.stored(site, array.dtype)
         return Tensor(site, array, first, stride, None if length is None else int(length))
 
     def _cast(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self.dtype is None:
+            return array
         floating = array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float8"))
-        if self.dtype is None or not floating:
+        if not floating:
             return array
         with np.errstate(over="ignore"):  # what is too large becomes infinite
             if self.dtype == "bfloat16":
@@ -115,17 +124,58 @@ class Record:
             return array.astype(self.dtype)
 
 
+class Known:
+    """What is the same in each step, so that it is found out once.
+
+    A site is known by its identity, and lives as long as it stands here.
+    """
+
+    def __init__(self) -> None:
+        self._matches: dict[tuple[int, int], tuple[Record, Site, bool]] = {}
+        self._stored: dict[tuple[int, Any], tuple[Site, Site]] = {}
+
+    def matches(self, record: Record, site: Site) -> bool:
+        """See `Record.matches`."""
+        key = id(record), id(site)
+        found = self._matches.get(key)
+        if found is None:
+            found = _kept(self._matches, key, (record, site, record.matches(site)))
+        return found[2]
+
+    def stored(self, site: Site, dtype: np.dtype[Any]) -> Site:
+        """The site as it is recorded: without the layer, which would live as long as the run."""
+        key = id(site), dtype
+        found = self._stored.get(key)
+        if found is None:
+            bare = dataclasses.replace(site, layer=None, dtype=dtype.name)
+            found = _kept(self._stored, key, (site, bare))
+        return found[1]
+
+
+def _kept(known: dict[Any, Any], key: Any, value: Any) -> Any:
+    if len(known) >= _KNOWN:  # sites that are new in each step
+        known.clear()
+    known[key] = value
+    return value
+
+
 def step_values(
-    records: Sequence[Record], kept: Kept, batch: StepBatch, step: int, epoch: int, phase: str
+    records: Sequence[Record],
+    kept: Kept,
+    batch: StepBatch,
+    known: Known,
+    step: int,
+    epoch: int,
+    phase: str,
 ) -> StepValues:
     """What all instructions record of one step."""
     sources: dict[str, tuple[_Source, list[Record]]] = {}
     for record in records:
-        for source in record.wanted(kept, batch):
+        for source in record.wanted(kept, batch, known):
             sources.setdefault(source.site.name, (source, []))[1].append(record)
     found: list[Tensor] = []
     for name, (source, takers) in sources.items():
-        tensor = (takers[0] if len(takers) == 1 else _joint(takers, source)).taken(source)
+        tensor = (takers[0] if len(takers) == 1 else _joint(takers, source)).taken(source, known)
         if is_storable(tensor.array.dtype):
             found.append(tensor)
         else:
@@ -145,11 +195,15 @@ class _Source(NamedTuple):
 
 
 def _part(part: str, call: int | None, leaf: Any, tensor: Any) -> _Source:
+    length = tensor.shape[0] if len(tensor.shape) else None
+    return _Source(_part_site(part, call, leaf, tuple(tensor.shape)), tensor, EVERY_ROW, length)
+
+
+@functools.lru_cache(1024)
+def _part_site(part: str, call: int | None, leaf: Any, shape: tuple[int, ...]) -> Site:
     from fitscope.engine.entry import named
 
-    site = batch_point(part).site(call, "output", leaf, tuple(tensor.shape), "")
-    length = tensor.shape[0] if len(tensor.shape) else None
-    return _Source(named(site, call), tensor, EVERY_ROW, length)
+    return named(batch_point(part).site(call, "output", leaf, shape, ""), call)
 
 
 def _joint(records: Sequence[Record], source: _Source) -> Record:
