@@ -94,3 +94,40 @@ def test_squares_that_a_float32_could_not_hold() -> None:
         zip(COLUMNS, decode(torch_kernel.moments(x, zones(None), -1, 1).numpy()), strict=True)
     )
     assert got["std"] == pytest.approx(2.0**55, rel=1e-5)
+
+
+def test_the_sample_stays_what_it_was_when_a_later_layer_works_in_place() -> None:
+    import torch
+
+    from fitscope.engine import torch_kernel
+
+    x = torch.randn(40, 700)
+    before = x.clone().reshape(-1)[:: stride(x.numel())[0]]
+    taken, _ = torch_kernel.sample(x)
+    x.add_(1)
+    assert torch.equal(taken, before)
+
+
+def test_a_unit_is_off_only_where_it_is_off_in_all_parts() -> None:
+    import torch
+
+    from fitscope.engine import torch_kernel
+
+    x = torch.randn(2100, 513)
+    x[:, 1:4] = -1e-9  # in the tail of a GELU
+    x[-1, 2] = 0.5
+    x[-1, 3] = -0.1
+    vector = torch_kernel.moments(x, zones("gelu"), -1, 1)
+    assert dict(zip(COLUMNS, decode(vector.numpy()), strict=True))["dead_units"] == 1
+
+
+def test_histograms_of_samples_of_different_lengths() -> None:
+    import torch
+
+    from fitscope.engine import torch_kernel
+
+    random = np.random.default_rng(0)
+    samples = [random.standard_normal(n).astype("float32") for n in (7, 8192, 0, 100)]
+    expected = [np.bincount((s.view(np.uint32) >> 21) % 2048, minlength=2048) for s in samples]
+    got = torch_kernel.histograms([torch.from_numpy(s) for s in samples])
+    assert np.array_equal(got.numpy(), np.stack(expected))

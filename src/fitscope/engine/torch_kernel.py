@@ -85,16 +85,14 @@ def _dead(parts: Sequence[Any], zones: Zones, least: float, zeros_for_a_unit: bo
     first, last = zones.dead
     if first == last == 0.0 and not zeros_for_a_unit:
         return 0
-    off = _over_parts(parts, torch.amax) <= last
-    if least < first and off.any():
-        off &= _over_parts(parts, torch.amin) >= first
+    off: Any = True
+    for part in parts:
+        off = off & (_per_unit(part, torch.amax) <= last)
+        if least < first:
+            off &= _per_unit(part, torch.amin) >= first
+        if not off.any():  # mostly after the first part
+            return 0
     return int(off.sum())
-
-
-def _over_parts(parts: Sequence[Any], reduce: Callable[..., Any]) -> Any:
-    """A reduction per unit."""
-    found = [_per_unit(part, reduce) for part in parts]
-    return found[0] if len(found) == 1 else reduce(torch.stack(found), 0)
 
 
 def _per_unit(part: Any, reduce: Callable[..., Any]) -> Any:
@@ -132,7 +130,8 @@ def _sums(parts: Sequence[Any]) -> _Sums | None:
     norms: list[Any] = []
     for part in parts:
         flat = part.view(-1)
-        low, high = (end.item() for end in torch.aminmax(flat))
+        # `aminmax` takes longer than both.
+        high, low = torch.amax(flat).item(), torch.amin(flat).item()
         if not max(-low, high) < _LARGE:  # or not a number
             return None
         found.least, found.most = min(found.least, low), max(found.most, high)
@@ -150,7 +149,9 @@ def _sums(parts: Sequence[Any]) -> _Sums | None:
         else:
             magnitudes = torch.abs(flat, out=buffer[: len(flat)])
             found.l1 += magnitudes.sum().item()
-            found.nonzero += _nonzero(magnitudes, buffer)
+            # Among both signs there is seldom a zero: seeing that takes half as long as a count.
+            some = torch.amin(magnitudes).item() == 0.0
+            found.nonzero += _nonzero(magnitudes, buffer) if some else len(flat)
     if 0.0 < max(-found.least, found.most) <= _SMALL:
         return None
     size = sum(part.numel() for part in parts)
@@ -187,7 +188,8 @@ def _norms(flat: Any) -> list[Any]:
 
 def _squares(norms: Sequence[Any]) -> float:
     """The sum of the squares whose roots these are."""
-    return torch.cat(list(norms)).double().square().sum().item()
+    exact = torch.cat(list(norms)).double()
+    return torch.dot(exact, exact).item()
 
 
 def _saturated(parts: Sequence[Any], zones: Zones) -> tuple[int, int]:
@@ -303,21 +305,24 @@ def _pack(
 
 
 def sample(tensor: Any) -> tuple[Any, int]:
-    """The elements that go into the histogram, as float32, and how many they are."""
+    """A copy of the elements that go into the histogram, as float32, and how many they are."""
     x = tensor.detach()
     step, count = stride(x.numel())
     if x.is_contiguous():
-        return x.view(-1)[::step].float(), count
-    # Reshaped, all of it would be copied.
-    places = torch.arange(0, x.numel(), step, device=x.device)
-    return x[torch.unravel_index(places, x.shape)].float(), count
+        chosen = x.view(-1)[::step]
+    else:
+        # Reshaped, all of it would be copied.
+        places = torch.arange(0, x.numel(), step, device=x.device)
+        chosen = x[torch.unravel_index(places, x.shape)]
+    # Taken at once: later the tensor is out of the cache, and a layer may have worked in place.
+    return chosen.to(torch.float32, memory_format=torch.contiguous_format, copy=True), count
 
 
 def histograms(samples: Sequence[Any]) -> Any:
     """Counts `[len(samples), BINS]` in the universal magnitude bins."""
-    shifted = [
-        ((s.contiguous().view(torch.int32) >> 21) & (BINS - 1)) + i * BINS
-        for i, s in enumerate(samples)
-    ]
-    flat = torch.cat(shifted)
-    return torch.bincount(flat, minlength=len(samples) * BINS).reshape(len(samples), BINS)
+    bins = torch.cat(list(samples)).view(torch.int32)
+    bins >>= 21
+    bins &= BINS - 1
+    for i, part in enumerate(bins.split([len(s) for s in samples])):
+        part.add_(i * BINS)
+    return torch.bincount(bins, minlength=len(samples) * BINS).reshape(len(samples), BINS)
