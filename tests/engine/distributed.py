@@ -5,6 +5,7 @@ distributed.py data|model  prints what was found, as JSON
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -66,7 +67,8 @@ def fit(*callbacks: Any) -> tuple[list[bytes], Any]:
     made = model()
     how = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0}
     history = made.fit(X, Y, validation_data=(X, Y), callbacks=list(callbacks), **how)
-    variables = [*made.variables, *made.optimizer.variables]
+    optimizer: Any = made.optimizer
+    variables = [*made.variables, *optimizer.variables]
     return [np.array(v.value).tobytes() for v in variables], history.history
 
 
@@ -84,11 +86,12 @@ def compared(scope: Any, weights: list[Any]) -> int:
         for name, right in expected.items():
             table = run.stats(site, name, phase="train").to_pandas()
             value = table[(table.step == step) & (table.site == site)].value.item()
-            near = {"rtol": 1e-4, "atol": 1e-6 * max(1e-3, float(np.abs(x).max()))}
-            np.testing.assert_allclose(value, right, err_msg=f"{site} {name} {step}", **near)
+            near = 1e-6 * max(1e-3, float(np.abs(x).max()))
+            told = f"{site} {name} {step}"
+            np.testing.assert_allclose(value, right, rtol=1e-4, atol=near, err_msg=told)
             count += 1
 
-    for step, (before, after) in enumerate(zip(weights, weights[1:], strict=False)):
+    for step, (before, after) in enumerate(itertools.pairwise(weights)):
         first = step % STEPS * BATCH
         x, y = X[first : first + BATCH], Y[first : first + BATCH]
         path = next(p for p in before if p.endswith("hidden/kernel")).removesuffix("kernel")
