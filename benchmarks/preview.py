@@ -19,6 +19,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preview", description=__doc__)
     parser.add_argument("--backend", choices=BACKENDS, default="jax")
     parser.add_argument("--layers", type=int, default=500)
+    parser.add_argument("--kind", choices=tuple(MODELS), default="residual")
     parser.add_argument("--rounds", type=int, default=5)
     return parser.parse_args()
 
@@ -38,6 +39,19 @@ def deep(count: int) -> Any:
     model = keras.Model(inputs, x)
     model.compile(optimizer="sgd", loss="mse")
     return model
+
+
+def chain(count: int) -> Any:
+    """A Sequential model of dense layers, compiled."""
+    import keras
+    from keras import layers
+
+    model = keras.Sequential([keras.Input((16,)), *(layers.Dense(16) for _ in range(count))])
+    model.compile(optimizer="sgd", loss="mse")
+    return model
+
+
+MODELS = {"residual": deep, "sequential": chain}
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -69,14 +83,14 @@ def main() -> None:
 
     from benchmarks import report
 
-    model = deep(options.layers)
+    model = MODELS[options.kind](options.layers)
     rounds = [measure(model) for _ in range(options.rounds)]
     rows = [
         [name, f"{rounds[0][name]:.3f} s", f"{median(r[name] for r in rounds):.3f} s"]
         for name in rounds[0]
     ]
     body = report.table(("what", "first time", "median"), rows)
-    title = f"Preview and attach, {options.backend}, {options.layers} layers"
+    title = f"Preview and attach, {options.backend}, {options.layers} layers, {options.kind}"
     print(report.page(title, "preview", options.backend, body))
 
 

@@ -16,9 +16,9 @@ from fitscope.engine.editing import EditPass, EditPlan
 from fitscope.engine.jax_engine import (
     Held,
     JaxDevice,
+    compile_step,
     predict_step,
     read_in_program,
-    shardings,
 )
 from fitscope.engine.optimizers import loss_scale
 from fitscope.engine.plan import Plan
@@ -190,9 +190,7 @@ class JaxEdits:
 
         compiled = edited_step
         if is_compiled:
-            places = shardings(model, step)
-            out: dict[str, Any] = {} if places is None else {"out_shardings": (None, places, None)}
-            compiled = jax.jit(edited_step, donate_argnums=0, **out)
+            compiled = compile_step(edited_step)
         one = jnp.float32(1)
 
         def one_step(state: Any, data: Any) -> Any:

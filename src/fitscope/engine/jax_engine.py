@@ -63,6 +63,7 @@ class Tap:
         extra: the states of the user statistics.
         value: the tensor itself, if it is wanted and was read.
         problem: why the value could not be reduced.
+        remedy: what to do about that.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Tap:
     extra: tuple[Any, ...] = ()
     value: Any = None
     problem: str | None = None
+    remedy: str = "report this layer"
     scales: Sequence[Held] = ()
     """By what a gradient is too large."""
     before: Held | None = None
@@ -120,9 +122,9 @@ class Tap:
     def unseen(self, slot: Slot) -> Unseen:
         """The report of a tensor whose value was not read."""
         if self.problem is not None:
-            own = self.port in ("weight", "weight_gradient", "update")
+            own = self.port in ("gradient", "weight", "weight_gradient", "update")
             name = slot.site.name if own else slot.site.path
-            return Unseen(name, self.problem, "report this layer")
+            return Unseen(name, self.problem, self.remedy)
         if self.port in ("gradient", "weight_gradient"):
             return without_gradient(slot.site.name)
         return Unseen(
@@ -152,7 +154,11 @@ class JaxDevice:
     def __init__(self, *, traced: bool) -> None:
         self.traced = traced
         """Whether the step is traced as a whole, and its values are read afterwards."""
-        self.weights_later = traced and jax_kernel.host_looks()
+        self.later = traced and not is_distributed()
+        """Whether outputs and gradients are reduced behind the step. Over several devices each
+        reduction would be a program that its devices must meet in, and when several such programs
+        run at once on a CPU's threads, they wait for one another and XLA ends the process."""
+        self.weights_later = self.later and jax_kernel.host_looks()
         """Whether weights are reduced behind the step. The memory of a weight is that of its
         successor, so one that leaves the step is copied. On a CPU a copy and a sweep over it take
         less than reductions in the step, and need no compilation of their own."""
@@ -175,7 +181,7 @@ class JaxDevice:
         return get_opaque_trace_state(convention="fitscope")
 
     def measure(self, tensor: Any, entry: Entry, port: str, wanted: Wanted) -> Tap:
-        made = Tap(next(_NUMBERS), entry, port, wanted, tensor, later=self.traced)
+        made = Tap(next(_NUMBERS), entry, port, wanted, tensor, later=self.later)
         return self._tap(tensor, made)
 
     def hold(self, value: Any) -> Held:
@@ -190,8 +196,16 @@ class JaxDevice:
     def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Tap]:
         made = Tap(
             next(_NUMBERS), entry, "gradient", wanted, tensor,
-            scales=self.scales, later=self.traced,
+            scales=self.scales, later=self.later,
         )  # fmt: skip
+        if self.traced and has_model_parallel():
+            # Read, a gradient that meets a split weight makes XLA round the step differently.
+            made.problem = (
+                "not measured under ModelParallel, where reading the gradient of an output would "
+                "change the last digits of the training"
+            )
+            made.remedy = "watch weight_gradient, or train under DataParallel"
+            return tensor, made
         self.taps[made.number] = made
         if self.traced:
             return jax_program.gradient_tap(tensor, made.number), made
@@ -294,9 +308,7 @@ class JaxEngine:
         compiled = bool(not model.run_eagerly and model.jit_compile)
         step = functools.partial(self._step, phase, compiled)
         if compiled:
-            places = shardings(model, phase)
-            out: dict[str, Any] = {} if places is None else {"out_shardings": (None, places, None)}
-            step = jax.jit(step, donate_argnums=0, **out)
+            step = compile_step(step)
 
         one = jnp.float32(1)
 
@@ -463,13 +475,33 @@ def predict_step(model: Any) -> Callable[..., Any]:
     return step
 
 
-def shardings(model: Any, phase: str) -> Any | None:
-    """Where the state goes that a step of a phase gives back; None where Keras does not say."""
-    if keras.distribution.distribution() is None:
-        return None
-    train, fixed, optimizer, metrics = keras_internals.state_shardings(model)
-    return {
-        "train": (train, fixed, optimizer, metrics),
-        "test": (train, fixed, metrics),
-        "predict": (train, fixed),
-    }[phase]
+def is_distributed() -> bool:
+    """Whether Keras spreads the model or its batches over several devices."""
+    distribution = keras.distribution.distribution()
+    return distribution is not None and distribution.device_mesh.devices.size > 1
+
+
+def has_model_parallel() -> bool:
+    """Whether weights are split over several devices."""
+    kind = keras.distribution.ModelParallel
+    return is_distributed() and isinstance(keras.distribution.distribution(), kind)
+
+
+def compile_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a step that takes the state first and gives it back second, where it found it.
+
+    The places are those of the first state it is given: by then Keras has taken the state out of
+    the model, which could have told them before.
+    """
+    compiled: Callable[..., Any] | None = None
+
+    def run(state: Any, *rest: Any) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            out: dict[str, Any] = {}
+            if keras.distribution.distribution() is not None:
+                out = {"out_shardings": (None, jax.tree.map(lambda x: x.sharding, state), None)}
+            compiled = jax.jit(step, donate_argnums=0, **out)
+        return compiled(state, *rest)
+
+    return run

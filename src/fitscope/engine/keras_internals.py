@@ -65,7 +65,6 @@ __all__ = [
     "set_mask",
     "shuffles",
     "sources",
-    "state_shardings",
     "sublayers",
     "trained_by",
     "unreduced_losses",
@@ -315,11 +314,6 @@ def carry_mask(old: Any, new: Any) -> None:
 def trained_by(optimizer: Any) -> list[Any]:
     """The variables that an optimizer was built for, in the order of its gradients."""
     return list(getattr(optimizer, "_trainable_variables", []))
-
-
-def state_shardings(model: Any) -> Any:
-    """On JAX, the shardings of the four parts of the training state."""
-    return model._get_state_sharding_spec()
 
 
 def make_function(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 from fitscope.errors import RunError, RunExistsError, RunFormatError
@@ -11,10 +12,13 @@ from fitscope.run.layout import (
     ROLLUP,
     RUN_FILE,
     STREAMS,
+    TEMPORARY,
     rank_name,
     read_json,
 )
 from fitscope.run.liveness import status_of
+
+_BEGINNING_SECONDS = 1.0
 
 
 def claim(path: Path, rank: int) -> None:
@@ -58,6 +62,42 @@ def check_free(path: Path) -> None:
         raise _refused(path, error) from error
     if held:
         raise _exists(path, held)
+
+
+def clear_abandoned(path: Path) -> None:
+    """Remove what a process left behind that was killed while it was beginning a run there.
+
+    Beginning takes milliseconds; another process that is at it has until then a second to get done.
+    A directory that holds anything else is left as it is.
+    """
+    while (age := _abandoned_since(path)) is not None and age < _BEGINNING_SECONDS:
+        time.sleep(_BEGINNING_SECONDS - age)
+    if age is None:
+        return
+    with contextlib.suppress(OSError):  # then it cannot be claimed either, which says why
+        (path / (RUN_FILE + TEMPORARY)).unlink(missing_ok=True)
+        folder = path / rank_name(0)
+        for name in (*STREAMS, ROLLUP):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).rmdir()
+        folder.rmdir()
+
+
+def _abandoned_since(path: Path) -> float | None:
+    """Seconds since the last sign of a run that was begun and is not there; None without one."""
+    try:
+        held = {entry.name for entry in path.iterdir()}
+        folder = path / rank_name(0)
+        if rank_name(0) not in held or not held <= {rank_name(0), RUN_FILE + TEMPORARY}:
+            return None
+        inside = list(folder.iterdir())
+        empty = {*STREAMS, ROLLUP}
+        if any(entry.name not in empty or any(entry.iterdir()) for entry in inside):
+            return None
+        changed = max(entry.stat().st_mtime for entry in (path, folder, *inside))
+    except OSError:
+        return None
+    return max(0.0, time.time() - changed)
 
 
 def create_streams(folder: Path) -> None:

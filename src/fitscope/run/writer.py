@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from fitscope.run.sites import SiteTable
 from fitscope.run.store import DiskStore
 from fitscope.run.stream import StreamWriter, Surroundings
 from fitscope.run.value_store import StepValues, ValueWriter
+from fitscope.run.whole import WholeLock
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -100,7 +100,7 @@ class RunWriter:
         self._flush_steps, self._flush_seconds = flush_steps, flush_seconds
         # A Mapping that JSON reads back; the caller may go on changing its own.
         self.manifest = manifest(config, rank, kept=self.path is not None)
-        self.lock = threading.RLock()
+        self.lock = WholeLock()
         self._pid = os.getpid()
         self._sites: list[Site] = []
         self._names: dict[str, int] = {}

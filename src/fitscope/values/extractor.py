@@ -19,10 +19,11 @@ from fitscope.engine.layout import to_host
 from fitscope.engine.leaves import leaves, map_leaves
 from fitscope.errors import FitscopeError, RunError, RunExistsError, UnsupportedError
 from fitscope.run.array_file import is_storable
-from fitscope.run.claim import check_free
+from fitscope.run.claim import check_free, clear_abandoned
 from fitscope.run.layout import RUN_FILE
 from fitscope.run.reader import open_run
 from fitscope.run.value_store import StepValues, Tensor
+from fitscope.run.whole import WholeLock
 from fitscope.run.writer import RunWriter
 from fitscope.select.naming import SiteName
 from fitscope.select.site import Site
@@ -110,13 +111,14 @@ class Extractor:
             RunError: the disk fails; what was written stays, and a second call goes on from there.
         """
         config = {"extraction": self._describe(data, batch_size)}
-        writer = _opened(Path(path), config)
-        if writer is None:
-            return open_run(path)
-        done = writer.values.steps
-        bar = keras.utils.Progbar(_count(data, batch_size), verbose=1) if verbose else None
-        status = "interrupted"
+        status, writer = "interrupted", None
         try:
+            with WholeLock():  # a writer that nobody closes would seem to go on writing
+                writer = _opened(Path(path), config)
+            if writer is None:
+                return open_run(path)
+            done = writer.values.steps
+            bar = keras.utils.Progbar(_count(data, batch_size), verbose=1) if verbose else None
             batches = _batches(data, batch_size)
             for _ in range(done):
                 next(batches, None)
@@ -138,7 +140,8 @@ class Extractor:
                 bar.update(step + 1, finalize=True)
             status = "finished"
         finally:
-            writer.close(status)
+            if writer is not None:
+                writer.close(status)
         return open_run(path)
 
     def _step(self, x: Any, step: int) -> StepValues:
@@ -212,6 +215,8 @@ def _stateless_capture(
 
 def _opened(path: Path, config: dict[str, Any]) -> RunWriter | None:
     """A writer for a new run, or for one that was interrupted; None for one that is done."""
+    if not (path / RUN_FILE).exists():
+        clear_abandoned(path)
     if not (path / RUN_FILE).exists():
         return RunWriter(path, config=config)
     run = open_run(path)
