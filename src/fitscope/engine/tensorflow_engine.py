@@ -145,7 +145,7 @@ class TensorFlowEngine:
         # A train_step that is itself a tf.function may hold a trace without our layers.
         run = getattr(run, "python_function", run)
 
-        jit = bool(model.jit_compile)
+        jit = bool(model.jit_compile) and not model.run_eagerly
         make = self._beside_xla if jit else self._within
         watched = weights(self.plan) if phase == "train" else []
         step = make(

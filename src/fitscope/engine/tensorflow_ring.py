@@ -104,7 +104,7 @@ class Ring:
         keep = [slot for slot in slots if slot.wanted.keeps]
         slots = [slot for slot in slots if slot.wanted.measures]
         made = _Made(slots)
-        layout = Layout.of(slots, made.lengths, unseen)
+        layout = Layout.of(made.slots, made.lengths, [*unseen, *made.unseen])
         key = self._place(layout, made.kinds, keep, data)
         kept = self.traced[key].kept
         if kept is not None and self._open is not None:
@@ -174,17 +174,34 @@ class _Made:
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         states = []
+        self.slots: list[Slot] = []
+        """Those that were measured."""
+        self.unseen: list[Unseen] = []
+        """Of the others."""
         for slot in slots:
-            met: Met = slot.measured
-            statistics = met.wanted.statistics
-            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
-            states.append([user_state(s, x, met.beside) for s in statistics])
-        mets: list[Met] = [slot.measured for slot in slots]
+            try:
+                states.append(_states(slot.measured))
+            except StatisticError:
+                raise
+            except Exception as error:  # a statistic of the user's: other tensors are seen
+                reason = f"could not be measured: {type(error).__name__}: {error}"
+                self.unseen.append(Unseen(slot.site.name, reason, "report this layer"))
+            else:
+                self.slots.append(slot)
+        mets: list[Met] = [slot.measured for slot in self.slots]
         found = tensorflow_kernel.reduced([(m.tensor, _kind(m), m.repeated) for m in mets])
         self.kinds = [reduced.kind for reduced in found]
         self.lengths = [[int(s.shape[0]) for s in own] for own in states]
         """Of the states of each tensor's statistics."""
         self.row = tensorflow_kernel.row(found, [state for own in states for state in own])
+
+
+def _states(met: Met) -> list[Any]:
+    """What the user's statistics make of a tensor."""
+    if not met.wanted.statistics:
+        return []
+    x = tf.cast(tf.stop_gradient(met.tensor), tf.float32)
+    return [user_state(statistic, x, met.beside) for statistic in met.wanted.statistics]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
