@@ -39,6 +39,10 @@ class Given:
             np.full(2, -1),
         )
 
+    @property
+    def layout(self) -> Layout:
+        return self._reading.layout
+
     def arrays(self) -> list[Any]:
         return []
 

@@ -159,7 +159,9 @@ def test_kill(made: Any, tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stdout.readline()
-        time.sleep(moments.uniform(0.5, 2.5))
+        while not (path / "run.json").exists() or not fs.open_run(path).recorded.names:
+            time.sleep(0.05)  # a flush comes about once a second, later on a busy machine
+        time.sleep(moments.uniform(0, 2))
         process.kill()
         asked = max(asked, *(int(line) for line in process.communicate()[0].split()))
     run = fs.open_run(path)
