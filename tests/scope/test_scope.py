@@ -251,6 +251,56 @@ def test_a_statistic_that_fails_does_not_stop_training(model: Any, data: Any, wh
     assert len(told) + len(unseen) == 1, (told, unseen)
 
 
+class Choosy(fs.Statistic):
+    """Fails for the tensors that have a shape."""
+
+    name = "choosy"
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def update(self, x: Any) -> Any:
+        if tuple(x.shape) == self.shape:
+            raise ZeroDivisionError("not that one")
+        return ops.reshape(ops.sum(x), (1,))
+
+    def merge(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def result(self, state: Any) -> Any:
+        return {"sum": state[0]}
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "missing"),
+    [
+        ((4, 3), {"dense_2:weight[kernel]", "dense_2:update[kernel]"}),
+        ((8, 3), {"dense_2"}),
+    ],
+)
+def test_a_statistic_that_fails_for_one_tensor_leaves_the_others(
+    make_model: Any, data: Any, shape: Any, missing: set[str], eager: bool
+) -> None:
+    watch = fs.watch("dense_*", of=["output", "weight", "update"], statistics=Choosy(shape))
+    weights = []
+    for scope in (fs.Scope(watch, every=1), None):
+        model = make_model()
+        if eager:  # as `compile` has it: never with XLA
+            model.compile("sgd", "mse", run_eagerly=True, jit_compile=False)
+        fit(model, data, *([scope] if scope else []))
+        weights.append([w.tobytes() for w in model.get_weights()])
+        if scope is None:
+            continue
+        assert {gap.site for gap in scope.unseen} == missing
+        assert all("ZeroDivisionError: not that one" in gap.reason for gap in scope.unseen)
+        sums = scope.run.stats("**", "choosy.sum").to_pandas()
+        assert set(sums.site) == set(scope.run.stats("**", "mean").to_pandas().site)
+        assert set(sums.step) == {0, 1, 2}
+        assert len(set(sums.site)) == 10 - len(missing)
+    assert weights[0] == weights[1]
+
+
 def test_an_error_of_the_user_s_own_step_is_theirs(data: Any) -> None:
     class Faulty(layers.Layer):
         def call(self, x: Any, training: bool = False) -> Any:

@@ -97,18 +97,24 @@ class Ring:
             unseen: what was not.
             data: what the step was given; it leaves the step together with kept tensors.
         """
-        states, found = [], []
+        states, found, read, unseen = [], [], [], [*unseen]
         place = 0  # of the next tensor, among those that are not swept
         keep = [slot for slot in slots if slot.wanted.keeps]
-        slots = [slot for slot in slots if slot.wanted.measures]
         for slot in slots:
+            if not slot.wanted.measures:
+                continue
             met: Met = slot.measured
-            statistics = met.wanted.statistics
-            x = tf.cast(tf.stop_gradient(met.tensor), tf.float32) if statistics else None
-            states.append([user_state(s, x, met.beside) for s in statistics])
+            try:
+                states.append(_states(met))
+            except StatisticError:
+                raise
+            except Exception as error:  # a statistic of the user's: the others are seen
+                unseen.append(_failed(slot, error))
+                continue
+            read.append(slot)
             found.append(Reduced(met.tensor, _kind(met), place))
             place += found[-1].bins is not None
-        layout = Layout.of(slots, [[int(s.shape[0]) for s in own] for own in states], unseen)
+        layout = Layout.of(read, [[int(s.shape[0]) for s in own] for own in states], unseen)
         kinds = [reduced.kind for reduced in found]
         row = tensorflow_kernel.row(found, [state for own in states for state in own])
         key = self._place(layout, kinds, row, keep, data)
@@ -241,6 +247,19 @@ class _Keeping:
         """Forget the tensors of steps that nobody reads."""
         for _ in range(int(self.queue.size())):
             self.queue.dequeue()
+
+
+def _states(met: Met) -> list[Any]:
+    """What the user's statistics make of a tensor."""
+    if not (statistics := met.wanted.statistics):
+        return []
+    x = tf.cast(tf.stop_gradient(met.tensor), tf.float32)
+    return [user_state(statistic, x, met.beside) for statistic in statistics]
+
+
+def _failed(slot: Slot, error: Exception) -> Unseen:
+    reason = f"could not be measured: {type(error).__name__}: {error}"
+    return Unseen(slot.site.name, reason, "report this layer")
 
 
 def _leaves(part: Any) -> bool:
