@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+
 import fitscope as fs
 from benchmarks.interleave import Timings, interleave
 from benchmarks.models import Repeated, Work
@@ -13,15 +15,33 @@ from benchmarks.step import check
 
 
 def fitting(work: Work, steps: int, *callbacks: Any) -> Callable[[], Sequence[float]]:
-    """A way that fits one epoch and returns the seconds it took."""
+    """A way that fits one epoch and returns the seconds it took, all callbacks included.
+
+    Not what comes after them: Keras then joins the thread that reads a `PyDataset`, which may sleep
+    for up to five seconds, on TensorFlow above all.
+    """
     data = Repeated(work.x, work.y, steps)
+    began, ended = _Clock("on_train_begin"), _Clock("on_train_end")
 
     def turn() -> list[float]:
-        began = time.perf_counter()
-        work.model.fit(data, epochs=1, verbose=0, shuffle=False, callbacks=list(callbacks))
-        return [time.perf_counter() - began]
+        around = [began, *callbacks, ended]
+        work.model.fit(data, epochs=1, verbose=0, shuffle=False, callbacks=around)
+        return [ended.at - began.at]
 
     return turn
+
+
+class _Clock(keras.callbacks.Callback):
+    """Notes when Keras calls one of its methods."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.at = 0.0
+        setattr(self, method, self._note)
+
+    def _note(self, logs: Any = None) -> None:
+        del logs
+        self.at = time.perf_counter()
 
 
 def measure(work: Work, steps: int, rounds: int) -> tuple[Timings, float]:

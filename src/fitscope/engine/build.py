@@ -115,3 +115,15 @@ def build(model: Any, plan: Plan, edits: Edits | None = None) -> Engine:
     from fitscope.engine.torch_engine import TorchEngine
 
     return TorchEngine(model, plan, edits)
+
+
+def caution(model: Any) -> str | None:
+    """What to know of a model whose observed steps nobody has proven to be as the plain ones."""
+    compiles = bool(model.jit_compile) and not model.run_eagerly
+    if keras_internals.backend_name() != "torch" or not compiles:
+        return None
+    return (
+        "fitscope observes a model that torch.compile compiles. Observed steps may then round "
+        "differently from plain ones, so the training may differ in its last digits. Compile with "
+        "jit_compile=False to train bit for bit as without a scope."
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from fitscope.capsules.keeper import Keeper
 from fitscope.edits.when import Moment
 from fitscope.engine import keras_internals
-from fitscope.engine.build import Engine, build
+from fitscope.engine.build import Engine, build, caution
 from fitscope.engine.entry import named
 from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan, Want
@@ -117,6 +117,7 @@ class Session:
         """Where the execution before the last one ended, if its rows told."""
         self._trained = False
         """Whether an execution was begun, observed or not."""
+        self._cautioned = False
         self.pid = os.getpid()
         self.on_batch: Callable[[Any], None] | None = None
         """Called once with the batch of the next observed training step, where it is in reach."""
@@ -395,6 +396,9 @@ class Session:
                 self._plan = make_plan(self.model, self._instructions, first_data=wanted)
                 self._engine = build(self.model, self._plan)
                 self._functions.clear()
+                if not self._cautioned and (words := caution(self.model)) is not None:
+                    self._cautioned = True
+                    tell(words)
             engine = self._engine
         function = engine.observed(_STEPS[phase], plain, self._emit, self._break)
         self._functions[key] = (plain, function)
