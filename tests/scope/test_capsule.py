@@ -11,6 +11,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import pytest
+from custom_steps import CustomStep
 from keras import layers, ops
 
 import fitscope as fs
@@ -266,3 +267,32 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
             fs.edit("**", fs.Noise(0.1)),  # type: ignore[arg-type]
             run=tmp_path / "a",
         )
+
+
+class Undefined(keras.optimizers.SGD):
+    """Gradients are finite, and what it makes of them in step `BAD` and later is not."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        factor = ops.sqrt(BAD - 0.5 - ops.cast(self.iterations, "float32"))
+        self.assign_sub(variable, learning_rate * gradient * factor)
+
+
+@pytest.mark.parametrize("jit", [False, True] if BACKEND != "torch" else [False])
+@pytest.mark.parametrize("kind", [keras.Model, CustomStep])
+def test_what_is_not_finite_in_the_update_alone(kind: Any, jit: bool, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    model = kind(inputs, layers.Dense(2, name="out")(layers.Dense(4, name="first")(inputs)))
+    model.compile(Undefined(0.01), "mse", jit_compile=jit)
+    fit(model, fs.Scope(fs.capsule(), run=tmp_path / "run"), bad=None)
+    folder = file.find(tmp_path / "run")
+    assert file.read(folder).settings["step"] == BAD
+    own = {"Undefined": Undefined, "CustomStep": CustomStep}
+    outcomes = replay(folder, own)
+    assert [o.reproduced for o in outcomes] == [True, True]
+    for each in outcomes:
+        assert each.origin is not None
+        assert each.origin.site == "first:update[kernel]"
+    made = outcomes[1].operation
+    assert made is not None
+    assert made.name.lower() == "sqrt"
