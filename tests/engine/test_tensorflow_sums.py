@@ -176,3 +176,13 @@ def test_chains_end_where_an_operation_is_not_elementwise() -> None:
         return a
 
     step(tf.zeros((7, 5)), tf.zeros((5, 7)))
+
+
+@pytest.mark.parametrize("rows", [100, 2048])
+def test_a_narrow_tensor_of_any_length(rows: int) -> None:
+    """Small by what is known of it, and large when a batch is."""
+    x = made("normal", (rows, 10), np.random.default_rng(0))
+    found = reading(x)
+    got = dict(zip(COLUMNS, found.moments[0], strict=True))
+    check(got, x, None)
+    assert got["hist_count"] == found.histograms[0].sum()

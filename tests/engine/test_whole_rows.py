@@ -7,6 +7,7 @@ import pytest
 from tests.engine import sums
 
 from fitscope.engine.raw_rows import Shape
+from fitscope.engine.vector import stride
 from fitscope.engine.whole_rows import read_whole
 from fitscope.statistics.activation import zones
 from fitscope.statistics.bins import bin_of
@@ -56,3 +57,12 @@ def test_of_no_elements_there_is_nothing() -> None:
     assert np.isnan(moments[:, PLACE["min"]]).all()
     assert not counts.any()
     assert places.tolist() == [-1, -1]
+
+
+def test_a_batch_larger_than_was_thought_is_sampled_like_any_tensor() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 20480)).astype("float32")
+    step, count = stride(20480)
+    moments, counts, _ = read_whole(x, Shape(20480, 10, zones("linear"), count))
+    assert moments[:, PLACE["hist_count"]].tolist() == counts.sum(1).tolist() == [count, count]
+    for row, held in zip(x, counts, strict=True):
+        assert np.array_equal(held, np.bincount(bin_of(row[::step]), minlength=len(held)))

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fitscope.engine.raw_rows import NONE, Shape, of_units
-from fitscope.engine.vector import BINS
+from fitscope.engine.vector import BINS, stride
 from fitscope.statistics.moments import COLUMNS, PLACE
 
 LARGEST = 4096
-"""Elements of a tensor up to which it may leave whole: no more than go into a histogram."""
+"""Elements of a tensor up to which it is to leave whole; where a batch turns out larger than could
+be known when the step was traced, there are more."""
 
 
 def read_whole(
@@ -57,7 +58,8 @@ def read_whole(
     found |= zip(("dead_units", "saturated", "saturated_units"), of[2:], strict=True)
     for name, value in found.items():
         out[:, PLACE[name]] = value
-    bins = (values.view(np.uint32) >> 21) + np.arange(tensors, dtype=np.uint32)[:, None] * BINS
+    sample = np.ascontiguousarray(values[:, :: stride(shape.size)[0]])
+    bins = (sample.view(np.uint32) >> 21) + np.arange(tensors, dtype=np.uint32)[:, None] * BINS
     counts = np.bincount(bins.reshape(-1), minlength=tensors * BINS).reshape(tensors, BINS)
     places = np.full(tensors, -1, np.int64)
     for i in np.flatnonzero(n < shape.size):
