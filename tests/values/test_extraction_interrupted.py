@@ -144,6 +144,11 @@ def test_another_process_has_a_moment_to_begin(made: Any, tmp_path: Path) -> Non
     began = time.monotonic()
     assert made.to_run(tmp_path / "run", batches(), verbose=0).status == "finished"
     assert time.monotonic() - began > 0.5
+    (tmp_path / "ahead" / "rank=00000").mkdir(parents=True)
+    os.utime(tmp_path / "ahead", (time.time() + 3600,) * 2)  # the clock of a file server
+    began = time.monotonic()
+    assert made.to_run(tmp_path / "ahead", batches(), verbose=0).status == "finished"
+    assert time.monotonic() - began < 30
     (tmp_path / "other" / "rank=00000" / "stats").mkdir(parents=True)
     (tmp_path / "other" / "rank=00000" / "stats" / "notes").touch()
     with pytest.raises(fs.RunExistsError):
@@ -160,6 +165,7 @@ def test_kill(made: Any, tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline()
         while not (path / "run.json").exists() or not fs.open_run(path).recorded.names:
+            assert process.poll() is None
             time.sleep(0.05)  # a flush comes about once a second, later on a busy machine
         time.sleep(moments.uniform(0, 2))
         process.kill()

@@ -70,9 +70,12 @@ def clear_abandoned(path: Path) -> None:
     Beginning takes milliseconds; another process that is at it has until then a second to get done.
     A directory that holds anything else is left as it is.
     """
-    while (age := _abandoned_since(path)) is not None and age < _BEGINNING_SECONDS:
-        time.sleep(_BEGINNING_SECONDS - age)
-    if age is None:
+    sign, seen = _last_sign(path), None
+    # A sign that stays the same for a second is an old one, whatever the clock of its disk says.
+    while sign not in (None, seen) and time.time() - sign < _BEGINNING_SECONDS:
+        time.sleep(_BEGINNING_SECONDS)
+        sign, seen = _last_sign(path), sign
+    if sign is None:
         return
     with contextlib.suppress(OSError):  # then it cannot be claimed either, which says why
         (path / (RUN_FILE + TEMPORARY)).unlink(missing_ok=True)
@@ -83,8 +86,8 @@ def clear_abandoned(path: Path) -> None:
         folder.rmdir()
 
 
-def _abandoned_since(path: Path) -> float | None:
-    """Seconds since the last sign of a run that was begun and is not there; None without one."""
+def _last_sign(path: Path) -> float | None:
+    """When a run that is not there was seen to begin, in seconds since 1970; None without one."""
     try:
         held = {entry.name for entry in path.iterdir()}
         folder = path / rank_name(0)
@@ -94,10 +97,9 @@ def _abandoned_since(path: Path) -> float | None:
         empty = {*STREAMS, ROLLUP}
         if any(entry.name not in empty or any(entry.iterdir()) for entry in inside):
             return None
-        changed = max(entry.stat().st_mtime for entry in (path, folder, *inside))
+        return max(entry.stat().st_mtime for entry in (path, folder, *inside))
     except OSError:
         return None
-    return max(0.0, time.time() - changed)
 
 
 def create_streams(folder: Path) -> None:

@@ -7,14 +7,14 @@ import threading
 from typing import Any
 
 
-class WholeLock:
+class UninterruptedLock:
     """A reentrant lock, under which a KeyboardInterrupt waits until it is released.
 
     Python raises it in the main thread, between any two instructions. For the other threads, and
     where the signal is handled by something other than Python, this is a lock like any other.
 
     Example:
-        >>> lock = WholeLock()
+        >>> lock = UninterruptedLock()
         >>> with lock, lock:
         ...     pass
     """

@@ -36,8 +36,8 @@ from fitscope.run.recovery import recover_for_writing
 from fitscope.run.sites import SiteTable
 from fitscope.run.store import DiskStore
 from fitscope.run.stream import StreamWriter, Surroundings
+from fitscope.run.uninterrupted import UninterruptedLock
 from fitscope.run.value_store import StepValues, ValueWriter
-from fitscope.run.whole import WholeLock
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
@@ -100,7 +100,7 @@ class RunWriter:
         self._flush_steps, self._flush_seconds = flush_steps, flush_seconds
         # A Mapping that JSON reads back; the caller may go on changing its own.
         self.manifest = manifest(config, rank, kept=self.path is not None)
-        self.lock = WholeLock()
+        self.lock = UninterruptedLock()
         self._pid = os.getpid()
         self._sites: list[Site] = []
         self._names: dict[str, int] = {}

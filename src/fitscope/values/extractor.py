@@ -22,8 +22,8 @@ from fitscope.run.array_file import is_storable
 from fitscope.run.claim import check_free, clear_abandoned
 from fitscope.run.layout import RUN_FILE
 from fitscope.run.reader import open_run
+from fitscope.run.uninterrupted import UninterruptedLock
 from fitscope.run.value_store import StepValues, Tensor
-from fitscope.run.whole import WholeLock
 from fitscope.run.writer import RunWriter
 from fitscope.select.naming import SiteName
 from fitscope.select.site import Site
@@ -113,7 +113,7 @@ class Extractor:
         config = {"extraction": self._describe(data, batch_size)}
         status, writer = "interrupted", None
         try:
-            with WholeLock():  # a writer that nobody closes would seem to go on writing
+            with UninterruptedLock():  # a writer that nobody closes would seem to go on writing
                 writer = _opened(Path(path), config)
             if writer is None:
                 return open_run(path)
