@@ -292,7 +292,11 @@ def test_a_statistic_that_fails_for_one_tensor_leaves_the_others(
         if scope is None:
             continue
         assert {gap.site for gap in scope.unseen} == missing
-        assert all("ZeroDivisionError: not that one" in gap.reason for gap in scope.unseen)
+        reason = "its statistic 'choosy' failed: ZeroDivisionError: not that one"
+        assert {gap.reason for gap in scope.unseen} == {reason}
+        assert {gap.remedy for gap in scope.unseen} == {
+            "mend that statistic's update, or watch without it"
+        }
         sums = scope.run.stats("**", "choosy.sum").to_pandas()
         assert set(sums.site) == set(scope.run.stats("**", "mean").to_pandas().site)
         assert set(sums.step) == {0, 1, 2}

@@ -267,7 +267,7 @@ def test_five_hundred_layers_and_a_narrow_window(page):
     go(page, "#/strip?run=big")
     wait_drawn(page)
     wait(page, "document.documentElement.scrollWidth <= 390")  # a chart follows its window's size
-    # On a slow machine, what is not drawn yet is seen for a while: it may not widen the page either.
+    # What is not drawn yet is seen for a while on a slow machine: it may not widen the page either.
     page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.evaluate(
         """() => {

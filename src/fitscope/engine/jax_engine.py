@@ -23,13 +23,14 @@ from jax.core import Tracer
 
 from fitscope.engine import jax_kernel, jax_program, keras_internals, raw_rows
 from fitscope.engine.entry import Entry, without_gradient
+from fitscope.engine.failures import SEVERAL_SCALES, Failure, failure
 from fitscope.engine.jax_rows import Kind, Measured, TracedStep
 from fitscope.engine.layout import Layout, Row
 from fitscope.engine.leaves import map_leaves
-from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers, with_scale
-from fitscope.engine.paired import Paired
+from fitscope.engine.optimizers import Optimizers, with_scale
 from fitscope.engine.plan import EVERY_ROW, Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
+from fitscope.engine.user_statistics import user_state
 from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
 from fitscope.select.unseen import Unseen
@@ -62,8 +63,7 @@ class Tap:
         parts: the reductions, if it is not.
         extra: the states of the user statistics.
         value: the tensor itself, if it is wanted and was read.
-        problem: why the value could not be reduced.
-        remedy: what to do about that.
+        failure: why the value could not be reduced.
     """
 
     number: int
@@ -77,8 +77,7 @@ class Tap:
     parts: jax_kernel.Parts | None = None
     extra: tuple[Any, ...] = ()
     value: Any = None
-    problem: str | None = None
-    remedy: str = "report this layer"
+    failure: Failure | None = None
     scales: Sequence[Held] = ()
     """By what a gradient is too large."""
     before: Held | None = None
@@ -89,7 +88,7 @@ class Tap:
         try:
             beside = None
             if len(self.scales) > 1:
-                self.problem = SEVERAL_SCALES
+                self.failure = SEVERAL_SCALES
                 return
             for scale in self.scales:
                 beside = scale.value.astype(jnp.float32)
@@ -107,13 +106,16 @@ class Tap:
                 self.parts = jax_kernel.measured(x, *kind, with_blocks=True)
             if self.wanted.statistics:
                 exact = x.astype(jnp.float32)
-                self.extra = tuple(user_state(s, exact, beside) for s in self.wanted.statistics)
+                self.extra = tuple(
+                    user_state(s, exact, beside, jnp.asarray, jnp.float32)
+                    for s in self.wanted.statistics
+                )
             self.tensor = x if self.later else None
             self.shape = jax_kernel.shape_of(x, *kind)
         except StatisticError:
             raise
         except Exception as error:  # whatever goes wrong here, the training step is not to
-            self.problem = f"could not be measured: {type(error).__name__}: {error}"
+            self.failure = failure(error)
 
     def unit_axis(self, x: Any) -> int:
         """Along which axis of the value its units lie."""
@@ -121,10 +123,10 @@ class Tap:
 
     def unseen(self, slot: Slot) -> Unseen:
         """The report of a tensor whose value was not read."""
-        if self.problem is not None:
+        if self.failure is not None:
             own = self.port in ("gradient", "weight", "weight_gradient", "update")
             name = slot.site.name if own else slot.site.path
-            return Unseen(name, self.problem, self.remedy)
+            return self.failure.at(name)
         if self.port in ("gradient", "weight_gradient"):
             return without_gradient(slot.site.name)
         return Unseen(
@@ -200,11 +202,11 @@ class JaxDevice:
         )  # fmt: skip
         if self.traced and has_model_parallel():
             # Read, a gradient that meets a split weight makes XLA round the step differently.
-            made.problem = (
+            made.failure = Failure(
                 "not measured under ModelParallel, where reading the gradient of an output would "
-                "change the last digits of the training"
+                "change the last digits of the training",
+                "watch weight_gradient, or train under DataParallel",
             )
-            made.remedy = "watch weight_gradient, or train under DataParallel"
             return tensor, made
         self.taps[made.number] = made
         if self.traced:
@@ -272,19 +274,6 @@ def _eager_gradient_tap(tensor: Any, made: Tap) -> Any:
 
 _NUMBERS = itertools.count()
 """Of taps, no two alike: a function that JAX traced earlier may still hold the taps of then."""
-
-
-def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
-    """Run a user statistic's `update`, and hold it to its contract."""
-    paired = isinstance(statistic, Paired)
-    state = jnp.asarray(statistic.update(x, beside) if paired else statistic.update(x))
-    if state.ndim != 1 or state.dtype != jnp.float32:
-        raise StatisticError(
-            f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
-            f"dtype {state.dtype}; it must return a 1-D float32 tensor of fixed length. "
-            "Use keras.ops.stack or reshape, and cast to float32."
-        )
-    return state
 
 
 class JaxEngine:

@@ -15,11 +15,6 @@ from fitscope.engine.paired import LOSS_SCALE
 from fitscope.engine.plan import Wanted
 from fitscope.errors import EditError
 
-SEVERAL_SCALES = (
-    "was not measured: several optimizers scale their losses in one step, and which of them a "
-    "gradient belongs to is not known"
-)
-
 
 def with_scale(wanted: Wanted) -> Wanted:
     """The same, and the scale of the loss beside it."""

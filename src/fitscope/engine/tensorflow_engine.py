@@ -13,8 +13,9 @@ import tensorflow as tf
 from fitscope.engine import keras_internals, tensorflow_early
 from fitscope.engine import tensorflow_fusion as fusion
 from fitscope.engine.entry import Entry, named, without_gradient
+from fitscope.engine.failures import SEVERAL_SCALES
 from fitscope.engine.layout import Row
-from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers
+from fitscope.engine.optimizers import Optimizers
 from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.tensorflow_backward import Backward
 from fitscope.engine.tensorflow_ring import Met, Ring
@@ -78,7 +79,7 @@ class TensorFlowDevice:
             # Of a gradient of gradients there are several, and the last one is that of the loss.
             met.tensor = gradient
             met.scale = self.scales[0] if self.scales else None
-            met.problem = SEVERAL_SCALES if len(self.scales) > 1 else None
+            met.failure = SEVERAL_SCALES if len(self.scales) > 1 else None
 
         self.backward.watch(tensor, came)
         return tensor, met
@@ -354,8 +355,8 @@ class _Pass:
 def _reason(slot: Slot) -> Unseen | None:
     """The report of a gradient that did not come."""
     met: Met = slot.measured
-    if met.problem is not None:
-        return Unseen(slot.site.name, met.problem, "watch its output")
+    if met.failure is not None:
+        return met.failure.at(slot.site.name)
     return without_gradient(slot.site.name) if met.tensor is None else None
 
 

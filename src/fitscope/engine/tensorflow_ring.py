@@ -11,13 +11,14 @@ import tensorflow as tf
 
 from fitscope.engine import tensorflow_kernel
 from fitscope.engine.entry import Entry
+from fitscope.engine.failures import Failure, failure
 from fitscope.engine.layout import Kept, Layout
 from fitscope.engine.optimizers import with_scale
-from fitscope.engine.paired import Paired
 from fitscope.engine.plan import EVERY_ROW, Wanted
 from fitscope.engine.tensorflow_kernel import Kind, is_large
 from fitscope.engine.tensorflow_rows import SumsRow
 from fitscope.engine.trace import Slot
+from fitscope.engine.user_statistics import user_state
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
@@ -34,7 +35,7 @@ class Met:
         wanted: what is to be taken of it.
         scale: by what a gradient is too large.
         beside: a second tensor, for statistics of both.
-        problem: why it cannot be measured.
+        failure: why it cannot be measured.
         repeated: whether `tensor` is computed for this alone, by elementwise operations.
     """
 
@@ -44,7 +45,7 @@ class Met:
     wanted: Wanted
     scale: Any = None
     beside: Any = None
-    problem: str | None = None
+    failure: Failure | None = None
     repeated: bool = False
 
     def without_scale(self) -> Met:
@@ -55,19 +56,6 @@ class Met:
         tensor = tf.cast(tf.stop_gradient(self.tensor), tf.float32) / beside
         wanted = with_scale(self.wanted)
         return dataclasses.replace(self, tensor=tensor, wanted=wanted, scale=None, beside=beside)
-
-
-def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
-    """Run a user statistic's `update`, and hold it to its contract."""
-    paired = isinstance(statistic, Paired)
-    state = tf.convert_to_tensor(statistic.update(x, beside) if paired else statistic.update(x))
-    if state.shape.rank != 1 or state.shape[0] is None or state.dtype != tf.float32:
-        raise StatisticError(
-            f"Statistic {statistic.name!r}: update returned a tensor of shape {state.shape} and "
-            f"dtype {state.dtype.name}; it must return a 1-D float32 tensor of fixed length. "
-            "Use keras.ops.stack or reshape, and cast to float32."
-        )
-    return state
 
 
 class Ring:
@@ -184,8 +172,7 @@ class _Made:
             except StatisticError:
                 raise
             except Exception as error:  # a statistic of the user's: other tensors are seen
-                reason = f"could not be measured: {type(error).__name__}: {error}"
-                self.unseen.append(Unseen(slot.site.name, reason, "report this layer"))
+                self.unseen.append(failure(error).at(slot.site.name))
             else:
                 self.slots.append(slot)
         mets: list[Met] = [slot.measured for slot in self.slots]
@@ -201,7 +188,10 @@ def _states(met: Met) -> list[Any]:
     if not met.wanted.statistics:
         return []
     x = tf.cast(tf.stop_gradient(met.tensor), tf.float32)
-    return [user_state(statistic, x, met.beside) for statistic in met.wanted.statistics]
+    return [
+        user_state(statistic, x, met.beside, tf.convert_to_tensor, tf.float32)
+        for statistic in met.wanted.statistics
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

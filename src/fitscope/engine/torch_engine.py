@@ -12,11 +12,12 @@ import torch
 
 from fitscope.engine import torch_kernel
 from fitscope.engine.entry import Entry, without_gradient
+from fitscope.engine.failures import SEVERAL_SCALES, Failure, failure
 from fitscope.engine.layout import Kept, Layout, Row, VectorRow
-from fitscope.engine.optimizers import SEVERAL_SCALES, Optimizers, with_scale
-from fitscope.engine.paired import Paired
+from fitscope.engine.optimizers import Optimizers, with_scale
 from fitscope.engine.plan import EVERY_ROW, Plan, Wanted
 from fitscope.engine.trace import Root, Slot, Trace
+from fitscope.engine.user_statistics import user_state
 from fitscope.engine.vector import BINS, LENGTH
 from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError
@@ -47,7 +48,7 @@ class Coming:
 
     wanted: Wanted
     measured: Measured | None = None
-    problem: str | None = None
+    failure: Failure | None = None
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def _kept_from_the_step(coming: Coming) -> Generator[None]:
     except StatisticError:
         raise
     except Exception as error:
-        coming.problem = f"could not be measured: {type(error).__name__}: {error}"
+        coming.failure = failure(error)
 
 
 class TorchDevice:
@@ -94,7 +95,7 @@ class TorchDevice:
         def came(gradient: Any) -> None:
             # Of a gradient of gradients there are several, and the last one is that of the loss.
             if len(self.scales) > 1:
-                coming.problem = SEVERAL_SCALES
+                coming.failure = SEVERAL_SCALES
                 return
             with _kept_from_the_step(coming):
                 self.measure_gradient(coming, gradient, entry, "gradient", self.scales)
@@ -128,7 +129,9 @@ class TorchDevice:
                 tensor, entry.zones(port), entry.unit_axis(tensor.ndim), count
             )
             x = tensor.detach().float() if wanted.statistics else None
-            states = tuple(user_state(s, x, beside) for s in wanted.statistics)
+            states = tuple(
+                user_state(s, x, beside, torch.as_tensor, torch.float32) for s in wanted.statistics
+            )
             return Measured(vector, taken, states, value)
 
     def finish(self, root: Root) -> None:
@@ -136,19 +139,6 @@ class TorchDevice:
 
 
 _current_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
-
-
-def user_state(statistic: Any, x: Any, beside: Any = None) -> Any:
-    """Run a user statistic's `update`, and hold it to its contract."""
-    paired = isinstance(statistic, Paired)
-    state = torch.as_tensor(statistic.update(x, beside) if paired else statistic.update(x))
-    if state.ndim != 1 or state.dtype != torch.float32:
-        raise StatisticError(
-            f"Statistic {statistic.name!r}: update returned a tensor of shape "
-            f"{tuple(state.shape)} and dtype {state.dtype}; it must return a 1-D float32 tensor of "
-            "fixed length. Use keras.ops.stack or reshape, and cast to float32."
-        )
-    return state
 
 
 class TorchEngine:
@@ -302,8 +292,8 @@ def _missing(slot: Slot) -> Unseen | None:
     """The report of a gradient that did not come."""
     if not isinstance(slot.measured, Coming) or slot.measured.measured is not None:
         return None
-    if slot.measured.problem is not None:
-        return Unseen(slot.site.name or slot.site.path, slot.measured.problem, "report this layer")
+    if slot.measured.failure is not None:
+        return slot.measured.failure.at(slot.site.name or slot.site.path)
     return without_gradient(slot.site.name)
 
 

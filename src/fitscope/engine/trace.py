@@ -20,6 +20,7 @@ import numpy as np
 from fitscope.engine import keras_internals, points
 from fitscope.engine.editing import EditPass
 from fitscope.engine.entry import Entry, in_loop, named
+from fitscope.engine.failures import failure
 from fitscope.engine.leaves import Leaf, leaves, map_leaves
 from fitscope.engine.plan import WEIGHT_PORTS, Plan, Wanted
 from fitscope.engine.points import part_of
@@ -307,9 +308,8 @@ class Trace:
         except Exception as error:
             self._failed(name, error)
 
-    def _failed(self, path: str, error: Exception) -> None:
-        reason = f"could not be measured: {type(error).__name__}: {error}"
-        self.unseen.setdefault(path, Unseen(path, reason, "report this layer"))
+    def _failed(self, name: str, error: Exception) -> None:
+        self.unseen.setdefault(name, failure(error).at(name))
 
     def _meet(self, tree: Any, name: str) -> None:
         point = self.plan.tapped(keras_internals.current_layer(), name)
@@ -407,9 +407,7 @@ class Trace:
             try:
                 after = self._watch_gradient(root, entry, call, leaf, tensor)
             except Exception as error:  # whatever goes wrong here, the step is not to
-                reason = f"could not be measured: {type(error).__name__}: {error}"
-                name = f"{entry.path}:gradient"
-                self.unseen.setdefault(name, Unseen(name, reason, "report this layer"))
+                self._failed(f"{entry.path}:gradient", error)
                 return tensor
             replaced |= after is not tensor
             return after
