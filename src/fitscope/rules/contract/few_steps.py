@@ -49,7 +49,8 @@ def few_steps(fit: Fit, *, steps: int = 30, reach: float = 0.2) -> Iterator[Sign
         return
     yield Sign(
         "fit",
-        f"the whole training is {total} steps: {fit.epochs} epoch{'s' * (fit.epochs > 1)} of {fit.steps}.",
+        f"the whole training is {total} steps: "
+        f"{fit.epochs} epoch{'s' * (fit.epochs > 1)} of {fit.steps}.",
         f"Together they change what a unit gives by at most {percent(moved)} of its size."
         if short and moved is not None
         else f"{count(rows)} rows in batches of {fit.batch_size} give few updates of the weights.",
