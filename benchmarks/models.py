@@ -70,16 +70,21 @@ MODELS: dict[str, Callable[[], tuple[Any, int]]] = {
 }
 
 
-def work(name: str, *, jit: bool | str = "auto", run_eagerly: bool = False) -> Work:
+def work(
+    name: str, *, jit: bool | str = "auto", run_eagerly: bool = False, kind: Any = None
+) -> Work:
     """A fresh model, compiled, with random data of its batch size.
 
     Args:
         name: a key of `MODELS`.
         jit: `jit_compile` of `model.compile`.
         run_eagerly: as in `model.compile`; needs `jit=False`.
+        kind: a class of sequential models, to be used in place of the model's own.
     """
     keras.utils.set_random_seed(0)
     model, batch = MODELS[name]()
+    if kind is not None:
+        model = kind([keras.Input(model.input_shape[1:]), *model.layers])
     model.compile(
         optimizer="adam",
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

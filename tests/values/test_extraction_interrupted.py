@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +185,66 @@ def test_kill(made: Any, tmp_path: Path) -> None:
         assert found.steps.tolist() == right.steps.tolist() == list(range(count))
         for piece, same in zip(found, right, strict=True):  # compiled in two processes
             np.testing.assert_allclose(piece.array, same.array, rtol=1e-4, atol=1e-4)
+
+
+def test_ctrl_c_before_the_writer_is_closed(
+    made: Any, whole: Any, hasty: None, tmp_path: Path
+) -> None:
+    """Between any two instructions of the last lines, where nothing holds it back."""
+    count, stop = 0, -1
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        if frame.f_code is not fs.Extractor.to_run.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        count += event == "opcode" and frame.f_locals.get("status") == "finished"
+        if count == stop:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    def extract(path: Path) -> Any:
+        nonlocal count
+        count, before = 0, sys.gettrace()
+        sys.settrace(trace)
+        try:
+            return made.to_run(path, batches(), verbose=0)
+        finally:
+            sys.settrace(before)
+
+    extract(tmp_path / "count")
+    last, interrupted = count, 0
+    for stop in range(1, last + 1):
+        path = tmp_path / str(stop)
+        try:
+            extract(path)
+        except KeyboardInterrupt as error:
+            left, interrupted = error, interrupted + 1  # noqa: F841 - as a notebook keeps it
+        run = made.to_run(path, batches(), verbose=0)
+        assert run.status == "finished", stop
+        assert content(run) == whole, stop
+    assert interrupted == last > 5
+
+
+def test_another_thread_extracts_still(made: Any, tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        for number, x in enumerate(batches()):
+            if number == 2:
+                begun.set()
+                assert go_on.wait(60)
+            yield x
+
+    path = tmp_path / "run"
+    thread = threading.Thread(target=made.to_run, args=(path, slow()), kwargs={"verbose": 0})
+    thread.start()
+    try:
+        assert begun.wait(60)
+        with pytest.raises(fs.RunExistsError, match="is being written by process"):
+            made.to_run(str(path), batches(), verbose=0)
+    finally:
+        go_on.set()
+        thread.join()
+    assert fs.open_run(path).status == "finished"

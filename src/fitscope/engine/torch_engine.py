@@ -200,8 +200,9 @@ class TorchEngine:
 
     def _rows(self, trace: Trace, data: Any) -> VectorRow:
         missing: list[Unseen] = []
-        for _, found in trace.passes():
-            missing += [u for slot in found if (u := _missing(slot)) is not None]
+        if any(_missing(slot) is not None for root in trace.roots for slot in root.slots):
+            for _, found in trace.passes():  # which names them anew
+                missing += [u for slot in found if (u := _missing(slot)) is not None]
         for root in trace.roots:
             root.slots = [_came(slot) for slot in root.slots if _missing(slot) is None]
         met = [slot for root in trace.roots for slot in root.slots]

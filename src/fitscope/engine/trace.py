@@ -501,12 +501,12 @@ class Trace:
         root.slots.append(Slot(site, measured, wanted))
 
     def _obstacle(self, root: Root, site: Site) -> Unseen | None:
-        name = named(site, None).name
         if self._sealed is not None:
-            return Unseen(name, f"runs {self._sealed}", "watch the layer around it")
+            sealed = f"runs {self._sealed}"
+            return Unseen(named(site, None).name, sealed, "watch the layer around it")
         if self.device.level() != root.level:
             return Unseen(
-                name,
+                named(site, None).name,
                 "runs inside a loop, branch or nested function of its own (scan, while, cond, "
                 "vmap, checkpoint or tf.function), whose tensors must not leave it",
                 "watch the output of the layer around it",

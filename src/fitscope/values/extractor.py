@@ -28,6 +28,7 @@ from fitscope.run.writer import RunWriter
 from fitscope.select.naming import SiteName
 from fitscope.select.site import Site
 from fitscope.values.capture import capture, stateless_capture
+from fitscope.values.left_behind import mark_left_behind
 
 if TYPE_CHECKING:
     from fitscope.run.reader import Run
@@ -221,7 +222,9 @@ def _opened(path: Path, config: dict[str, Any]) -> RunWriter | None:
         return RunWriter(path, config=config)
     run = open_run(path)
     if run.status == "running":
-        check_free(path)  # it is not, and says by whom it is written
+        if "extraction" not in run.config or not mark_left_behind(path, Extractor.to_run.__code__):
+            check_free(path)  # it is not, and says by whom it is written
+        run = open_run(path)
     if run.config != config:
         other = "an extraction with other settings" if "extraction" in run.config else "another run"
         raise RunExistsError(
