@@ -75,6 +75,9 @@ def part_of(site: Site) -> str | None:
 _running: dict[int, list[Any]] = {}
 """By thread, the traces that run; a `capture` inside an observed step is one more."""
 
+compiled: list[Any] = []
+"""What is told of tensors instead, while a step runs that `torch.compile` compiles."""
+
 
 def tap(x: Any, name: str) -> Any:
     """Name a tensor inside a layer's `call`, so that it can be selected like a layer's output.
@@ -110,6 +113,8 @@ def tap(x: Any, name: str) -> Any:
         raise SelectionError(
             f"tap(..., {name!r}): expected a name for the tensor, such as 'scores'."
         )
+    for taps in compiled:
+        taps.meet(x, name)
     if not _running:
         return x
     for trace in _running.get(threading.get_ident(), ()):

@@ -88,20 +88,23 @@ class TorchDevice:
         return scale
 
     def watch_gradient(self, tensor: Any, entry: Entry, wanted: Wanted) -> tuple[Any, Coming]:
-        coming = Coming(wanted)
-        if not tensor.requires_grad:
-            return tensor, coming
-
-        def came(gradient: Any) -> None:
-            # Of a gradient of gradients there are several, and the last one is that of the loss.
-            if len(self.scales) > 1:
-                coming.failure = SEVERAL_SCALES
-                return
-            with _kept_from_the_step(coming):
-                self.measure_gradient(coming, gradient, entry, "gradient", self.scales)
-
-        tensor.register_hook(came)
+        coming = self.await_gradient(wanted)
+        if tensor.requires_grad:
+            tensor.register_hook(lambda gradient: self.came(coming, gradient, entry))
         return tensor, coming
+
+    def await_gradient(self, wanted: Wanted) -> Coming:
+        """What will hold the measurement of a gradient, which `came` is called with."""
+        return Coming(wanted)
+
+    def came(self, coming: Coming, gradient: Any, entry: Entry) -> None:
+        """Measure a gradient that was awaited."""
+        # Of a gradient of gradients there are several, and the last one is that of the loss.
+        if len(self.scales) > 1:
+            coming.failure = SEVERAL_SCALES
+            return
+        with _kept_from_the_step(coming):
+            self.measure_gradient(coming, gradient, entry, "gradient", self.scales)
 
     def measure_gradient(
         self, coming: Coming, gradient: Any, entry: Entry, port: str, scales: Sequence[Any]
@@ -169,21 +172,51 @@ class TorchEngine:
             with torch.no_grad():
                 return one_step(data)
 
-        run = one_step if phase == "train" else one_step_without_gradients
+        trains = phase == "train"
+        run = one_step if trains else one_step_without_gradients
+        if model.jit_compile and self.edits is None:
+            return self._compiled(run, emit, failed, trains=trains)
         if model.jit_compile:
             run = torch.compile(run)
 
         def observed_step(data: Any) -> Any:
             device = TorchDevice()
             edits = None if self.edits is None else self.edits.begin()
-            trace = Trace(self.plan, device, trains=phase == "train", edits=edits)
-            seen = _Weights(device, weights(self.plan) if phase == "train" else ())
+            trace = Trace(self.plan, device, trains=trains, edits=edits)
+            seen = _Weights(device, weights(self.plan) if trains else ())
             optimizers = Optimizers(model, seen.given, device.hold_scale)
             with trace.installed(), optimizers.installed():
                 outputs = run(data)
             try:
                 trace.add_weights(seen.slots())
                 emit(self._rows(trace, data[0]))
+            except StatisticError:
+                raise
+            except Exception as error:
+                failed(error)  # the step itself is done, and is not to be run again
+            return outputs
+
+        return observed_step
+
+    def _compiled(
+        self, run: Callable[..., Any], emit: Emit, failed: Failed, *, trains: bool
+    ) -> Callable[..., Any]:
+        """As `observed`, where `torch.compile` compiles the step."""
+        from fitscope.engine import torch_compiled, torch_taps
+
+        taps = torch_compiled.CompiledTaps(self.plan, trains=trains)
+        # Apart from the plain step, whose compiled pieces these would take the place of.
+        run = torch.compile(torch_taps.with_own_code(run, "observed"), isolate_recompiles=True)
+
+        def observed_step(data: Any) -> Any:
+            device = TorchDevice()
+            seen = _Weights(device, weights(self.plan) if trains else ())
+            told = torch_compiled.Told(self.plan, device, seen.given, taps.variables)
+            with taps.installed(), torch_taps.told(told):
+                outputs = run(data)
+            try:
+                told.add_weights(seen.slots())
+                emit(self._rows(told, data[0]))
             except StatisticError:
                 raise
             except Exception as error:

@@ -302,7 +302,7 @@ class Trace:
         if "output" not in self.plan.ports:
             return
         try:
-            self._meet(tree, name)
+            self._meet(tree, name, keras_internals.current_layer())
         except StatisticError:
             raise
         except Exception as error:
@@ -311,8 +311,8 @@ class Trace:
     def _failed(self, name: str, error: Exception) -> None:
         self.unseen.setdefault(name, failure(error).at(name))
 
-    def _meet(self, tree: Any, name: str) -> None:
-        point = self.plan.tapped(keras_internals.current_layer(), name)
+    def _meet(self, tree: Any, name: str, layer: Any) -> None:
+        point = self.plan.tapped(layer, name)
         if not self.plan.may_match(point):
             return
         if point.loop is not None:
