@@ -65,7 +65,7 @@ def test_any_layout(shape: tuple[int, ...], layout: str, values: str, axis: int,
     axis = axis if axis < tensor.ndim else -1
     x = tensor.numpy().astype(np.float64)
     name = values if values in ("relu", "tanh") else None
-    vector = torch_kernel.moments(tensor, zones(name), axis, x.size)
+    vector, _ = torch_kernel.measured(tensor, zones(name), axis)
     got = dict(zip(COLUMNS, decode(vector.numpy()), strict=True))
     check(got, x, name, axis=axis)
 
@@ -77,7 +77,9 @@ def test_the_sample_is_the_same_however_a_tensor_lies(layout: str) -> None:
     from fitscope.engine import torch_kernel
 
     x = torch.arange(30 * 20 * 50).float().reshape(30, 20, 50)
-    taken, count = torch_kernel.sample(laid_out(x, layout, np.random.default_rng(0)))
+    laid = laid_out(x, layout, np.random.default_rng(0))
+    vector, taken = torch_kernel.measured(laid, zones(None), -1)
+    count = int(decode(vector.numpy())[COLUMNS.index("hist_count")])
     step, expected = stride(x.numel())
     assert count == expected == len(taken)
     assert torch.equal(taken, x.reshape(-1)[::step])
@@ -90,9 +92,8 @@ def test_squares_that_a_float32_could_not_hold() -> None:
 
     x = torch.full((1024, 1024), 2.0**55)
     x[::2] *= -1
-    got = dict(
-        zip(COLUMNS, decode(torch_kernel.moments(x, zones(None), -1, 1).numpy()), strict=True)
-    )
+    vector, _ = torch_kernel.measured(x, zones(None), -1)
+    got = dict(zip(COLUMNS, decode(vector.numpy()), strict=True))
     assert got["std"] == pytest.approx(2.0**55, rel=1e-5)
 
 
@@ -103,7 +104,7 @@ def test_the_sample_stays_what_it_was_when_a_later_layer_works_in_place() -> Non
 
     x = torch.randn(40, 700)
     before = x.clone().reshape(-1)[:: stride(x.numel())[0]]
-    taken, _ = torch_kernel.sample(x)
+    _, taken = torch_kernel.measured(x, zones(None), -1)
     x.add_(1)
     assert torch.equal(taken, before)
 
@@ -117,17 +118,17 @@ def test_a_unit_is_off_only_where_it_is_off_in_all_parts() -> None:
     x[:, 1:4] = -1e-9  # in the tail of a GELU
     x[-1, 2] = 0.5
     x[-1, 3] = -0.1
-    vector = torch_kernel.moments(x, zones("gelu"), -1, 1)
+    vector, _ = torch_kernel.measured(x, zones("gelu"), -1)
     assert dict(zip(COLUMNS, decode(vector.numpy()), strict=True))["dead_units"] == 1
 
 
 def test_histograms_of_samples_of_different_lengths() -> None:
     import torch
 
-    from fitscope.engine import torch_kernel
+    from fitscope.engine import torch_sample
 
     random = np.random.default_rng(0)
     samples = [random.standard_normal(n).astype("float32") for n in (7, 8192, 0, 100)]
     expected = [np.bincount((s.view(np.uint32) >> 21) % 2048, minlength=2048) for s in samples]
-    got = torch_kernel.histograms([torch.from_numpy(s) for s in samples])
+    got = torch_sample.histograms([torch.from_numpy(s) for s in samples])
     assert np.array_equal(got.numpy(), np.stack(expected))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fitscope.engine import torch_kernel
+from fitscope.engine import torch_kernel, torch_sample
 from fitscope.engine.entry import Entry, without_gradient
 from fitscope.engine.failures import SEVERAL_SCALES, Failure, failure
 from fitscope.engine.layout import Kept, Layout, Row, VectorRow
@@ -73,7 +74,7 @@ class TorchDevice:
         return isinstance(value, torch.Tensor)
 
     def dtype(self, tensor: Any) -> str:
-        return str(tensor.dtype).removeprefix("torch.")
+        return _dtype_name(tensor.dtype)
 
     def shape(self, tensor: Any) -> tuple[int | None, ...]:
         return tuple(tensor.shape)
@@ -127,9 +128,8 @@ class TorchDevice:
             value = wanted.taken(tensor).detach().clone() if wanted.keeps else None
             if not wanted.measures:
                 return Measured(None, None, (), value)
-            taken, count = torch_kernel.sample(tensor)
-            vector = torch_kernel.moments(
-                tensor, entry.zones(port), entry.unit_axis(tensor.ndim), count
+            vector, taken = torch_kernel.measured(
+                tensor, entry.zones(port), entry.unit_axis(tensor.ndim)
             )
             x = tensor.detach().float() if wanted.statistics else None
             states = tuple(
@@ -139,6 +139,11 @@ class TorchDevice:
 
     def finish(self, root: Root) -> None:
         del root
+
+
+@functools.cache
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 _current_level: Any = getattr(getattr(torch._C, "_functorch", None), "maybe_current_level", None)
@@ -233,8 +238,9 @@ class TorchEngine:
 
     def _rows(self, trace: Trace, data: Any) -> VectorRow:
         missing: list[Unseen] = []
-        if any(_missing(slot) is not None for root in trace.roots for slot in root.slots):
-            for _, found in trace.passes():  # which names them anew
+        if any(_missing(slot) for root in trace.roots for slot in root.slots):
+            # Names are made only where they are told: a name takes 10 us.
+            for _, found in trace.passes():
                 missing += [u for slot in found if (u := _missing(slot)) is not None]
         for root in trace.roots:
             root.slots = [_came(slot) for slot in root.slots if _missing(slot) is None]
@@ -247,7 +253,7 @@ class TorchEngine:
                 else torch.zeros(0, LENGTH)
             )
             histograms = (
-                torch_kernel.histograms([s.measured.sample for s in slots])
+                torch_sample.histograms([s.measured.sample for s in slots])
                 if slots
                 else torch.zeros(0, BINS, dtype=torch.int64)
             )

@@ -1,92 +1,108 @@
 """The moments of one tensor in torch.
 
-On a CPU the bare reductions run at memory speed; `amin`/`amax` along few columns do not, and
-`var_mean` and `aminmax(dim=)` are tens of times slower: hence the shapes below. Fresh memory for a
-large temporary costs more than the reduction of it, so there is one buffer of bounded size. Looking
-at a number costs nothing there, and each look decides what need not be computed. On an accelerator
-looking would wait for the device, so there the masked form is the only one.
+On a CPU looking at a number costs nothing, and each look decides what need not be computed: see
+`torch_sums.py`. `amax` along few columns is slow there, and `var_mean` and `aminmax(dim=)` are tens
+of times slower: hence the shapes below. On an accelerator looking would wait for the device, so
+there the masked form is the only one.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from fitscope.engine.vector import BASE, BINS, stride
+from fitscope.engine.torch_sample import Sample
+from fitscope.engine.torch_sums import sums
+from fitscope.engine.vector import BASE
 from fitscope.statistics.activation import Zones
 
-_SMALL, _LARGE = 2.0**-40, 2.0**50
-"""Largest magnitudes between which squares, and sums of them, neither vanish nor overflow."""
 _WIDE = 512
 """Columns from which on `amax(0)` is vectorised."""
 
 _PART = 2**18
 """Elements that are looked at at once: what was read stays in the cache for the next look."""
 
-_ROW = 4096
-"""Squares that are added up in float32; a longer sum would lose digits."""
-
-_SPREAD = 4.0
-"""Mean square over variance up to which float32 sums of plain squares give the variance."""
+_FEW = 2**13
+"""Elements that mostly show that every unit is alive; a look at a part takes three times longer."""
 
 
-def moments(tensor: Any, zones: Zones, unit_axis: int, hist_count: int) -> Any:
-    """The vector of `vector.py` for one tensor of any float dtype."""
+def measured(tensor: Any, zones: Zones, unit_axis: int) -> tuple[Any, Any]:
+    """The vector of `vector.py` for one tensor of any float dtype, and its histogram's sample."""
     x = tensor.detach()
-    if not x.is_cpu or not x.numel():
-        return _anywhere(x.float(), zones, unit_axis, hist_count)
-    parts = _parts(x, unit_axis)
-    sums = _sums(parts)
-    if sums is None:
-        return _anywhere(x.float(), zones, unit_axis, hist_count)
-    least, most = sums.least, sums.most
-    saturated, saturated_units = _saturated(parts, zones)
-    size, units = x.numel(), parts[0].shape[1]
-    counts = [size, 0, 0, 0, size - sums.nonzero, saturated]
+    sample = Sample(x)
+    vector = None
+    if x.is_cpu and x.numel():
+        vector = _looking(x, zones, unit_axis, sample)
+    if vector is None:
+        vector = _anywhere(x.float(), zones, unit_axis, sample.count)
+    return vector, sample.whole()
+
+
+def _looking(x: Any, zones: Zones, unit_axis: int, sample: Sample) -> Any:
+    """None where something is not finite or very large or small."""
+    lying = _lying(x, unit_axis)
+    found = sums(lying.view(-1), sample.look)
+    if found is None:
+        return None
+    units = lying.shape[1]
+    zeros = found.size - found.nonzero
+    saturated, saturated_units = _saturated(lying, zones)
+    dead = _dead(lying, zones, found.least, zeros >= found.size // units)
+    counts = [found.size, 0, 0, 0, zeros, saturated]
     scalars = [
         units,
-        _dead(parts, zones, least, size - sums.nonzero >= size // units),
+        dead,
         saturated_units,
-        sums.total / size,
-        math.sqrt(sums.m2 / size),
-        sums.l1 / size,
-        least,
-        most,
+        found.total / found.size,
+        math.sqrt(max(found.m2, 0.0) / found.size),
+        found.l1 / found.size,
+        found.least,
+        found.most,
     ]
-    return _pack(x, counts, scalars, hist_count)
+    return _pack(x, counts, scalars, sample.count)
 
 
-def _parts(x: Any, unit_axis: int) -> list[Any]:
-    """The tensor as it lies in memory, in parts `[n, units, m]` of float32.
+def _lying(x: Any, unit_axis: int) -> Any:
+    """The tensor as it lies in memory, `[n, units, m]`.
 
     Where each unit's elements lie together, as with the channels first, moving the units to the end
     would cost a copy in the worst order there is.
     """
     if x.ndim < 2:
-        return list(x.reshape(-1, 1, 1).float().split(_PART))
-    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
-    lying = x.permute(order)
-    axis = order.index(unit_axis % x.ndim)
-    if not lying.is_contiguous():
-        lying, axis = x.contiguous(), unit_axis % x.ndim
-    units, inner = lying.shape[axis], math.prod(lying.shape[axis + 1 :])
-    lying = lying.view(-1, units, inner)
-    return [part.float() for part in lying.split(max(1, _PART // (units * inner)))]
+        return x.reshape(-1, 1, 1)
+    lying, axis = x, unit_axis % x.ndim
+    if not x.is_contiguous():
+        order = sorted(range(x.ndim), key=lambda a: -x.stride(a))
+        lying = x.permute(order)
+        if lying.is_contiguous():
+            axis = order.index(axis)
+        else:
+            lying = x.contiguous()
+    return lying.view(-1, lying.shape[axis], math.prod(lying.shape[axis + 1 :]))
 
 
-def _dead(parts: Sequence[Any], zones: Zones, least: float, zeros_for_a_unit: bool) -> int:
+def _parts(lying: Any) -> Iterator[Any]:
+    """In float32, some that are looked at together."""
+    for part in lying.split(max(1, _PART // (lying.shape[1] * lying.shape[2]))):
+        yield part.float()
+
+
+def _dead(lying: Any, zones: Zones, least: float, zeros_for_a_unit: bool) -> int:
     """How many units lie in the dead zone; looks at them one by one only where some may."""
     if zones.dead is None:
         return 0
     first, last = zones.dead
     if first == last == 0.0 and not zeros_for_a_unit:
         return 0
+    few = lying[: max(1, _FEW // (lying.shape[1] * lying.shape[2]))].float()
+    if torch.amin(torch.amax(few, (0, 2))).item() > last:
+        return 0
     off: Any = True
-    for part in parts:
+    for part in _parts(lying):
         off = off & (_per_unit(part, torch.amax) <= last)
         if least < first:
             off &= _per_unit(part, torch.amin) >= first
@@ -108,96 +124,12 @@ def _per_unit(part: Any, reduce: Callable[..., Any]) -> Any:
     return reduce(rows, 0)
 
 
-@dataclasses.dataclass
-class _Sums:
-    """Sums over a whole tensor, added up in float64, and its ends."""
-
-    least: float = math.inf
-    most: float = -math.inf
-    total: float = 0.0
-    l1: float = 0.0
-    m2: float = 0.0
-    nonzero: int = 0
-
-
-def _sums(parts: Sequence[Any]) -> _Sums | None:
-    """What the least and the greatest value of each part leave to be computed, and its squares.
-
-    None where something is not finite, or so large or so small that squares are not to be trusted.
-    """
-    found = _Sums()
-    buffer = torch.empty(max(part.numel() for part in parts))
-    norms: list[Any] = []
-    for part in parts:
-        flat = part.view(-1)
-        # `aminmax` takes longer than both.
-        high, low = torch.amax(flat).item(), torch.amin(flat).item()
-        if not max(-low, high) < _LARGE:  # or not a number
-            return None
-        found.least, found.most = min(found.least, low), max(found.most, high)
-        total = flat.sum().item()
-        found.total += total
-        norms += _norms(flat)
-        if low > 0.0 or high < 0.0:
-            found.l1 += abs(total)
-            found.nonzero += len(flat)
-        elif low == 0.0 == high:
-            pass
-        elif low == 0.0 or high == 0.0:
-            found.l1 += abs(total)
-            found.nonzero += _nonzero(flat, buffer)
-        else:
-            magnitudes = torch.abs(flat, out=buffer[: len(flat)])
-            found.l1 += magnitudes.sum().item()
-            # Among both signs there is seldom a zero: seeing that takes half as long as a count.
-            some = torch.amin(magnitudes).item() == 0.0
-            found.nonzero += _nonzero(magnitudes, buffer) if some else len(flat)
-    if 0.0 < max(-found.least, found.most) <= _SMALL:
-        return None
-    size = sum(part.numel() for part in parts)
-    mean = found.total / size
-    squares = _squares(norms)
-    found.m2 = squares - found.total * mean
-    if squares > _SPREAD * found.m2:
-        distances = []
-        for part in parts:
-            flat = part.view(-1)
-            distances += _norms(torch.sub(flat, mean, out=buffer[: len(flat)]))
-        found.m2 = _squares(distances)
-    return found
-
-
-def _nonzero(flat: Any, buffer: Any) -> int:
-    """Elements that are not zero; a float32 counts those of one part exactly.
-
-    `count_nonzero` takes a branch for each element: behind a ReLU it is ten times slower.
-    """
-    if len(flat) > 2**24:  # a sample wider than a part
-        return int(torch.count_nonzero(flat))
-    return int(torch.ne(flat, 0, out=buffer[: len(flat)]).sum().item())
-
-
-def _norms(flat: Any) -> list[Any]:
-    """Norms of pieces, whose squares float32 adds up without losing digits."""
-    whole = len(flat) // _ROW * _ROW
-    found = [torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)] if whole else []
-    if whole < len(flat):
-        found.append(torch.linalg.vector_norm(flat[whole:]).view(1))
-    return found
-
-
-def _squares(norms: Sequence[Any]) -> float:
-    """The sum of the squares whose roots these are."""
-    exact = torch.cat(list(norms)).double()
-    return torch.dot(exact, exact).item()
-
-
-def _saturated(parts: Sequence[Any], zones: Zones) -> tuple[int, int]:
+def _saturated(lying: Any, zones: Zones) -> tuple[int, int]:
     """Saturated elements and units."""
     if zones.saturated_below is None and zones.saturated_above is None:
         return 0, 0
-    per_unit: Any = sum(_inside(part, zones).sum((0, 2)) for part in parts)
-    whole = sum(part.shape[0] * part.shape[2] for part in parts)
+    per_unit: Any = sum(_inside(part, zones).sum((0, 2)) for part in _parts(lying))
+    whole = lying.shape[0] * lying.shape[2]
     return int(per_unit.sum()), int((per_unit >= whole).sum())
 
 
@@ -299,30 +231,6 @@ def _pack(
         values += [n // BASE, n % BASE]
     values += [*scalars, float(hist_count), first_bad // BASE, first_bad % BASE]
     if rows.is_cpu:
-        return torch.tensor(values, dtype=torch.float32)
+        return torch.from_numpy(np.asarray(values, np.float32))  # `torch.tensor` takes 5 us longer
     device = rows.device
     return torch.stack([torch.as_tensor(v, device=device).to(torch.float32) for v in values])
-
-
-def sample(tensor: Any) -> tuple[Any, int]:
-    """A copy of the elements that go into the histogram, as float32, and how many they are."""
-    x = tensor.detach()
-    step, count = stride(x.numel())
-    if x.is_contiguous():
-        chosen = x.view(-1)[::step]
-    else:
-        # Reshaped, all of it would be copied.
-        places = torch.arange(0, x.numel(), step, device=x.device)
-        chosen = x[torch.unravel_index(places, x.shape)]
-    # Taken at once: later the tensor is out of the cache, and a layer may have worked in place.
-    return chosen.to(torch.float32, memory_format=torch.contiguous_format, copy=True), count
-
-
-def histograms(samples: Sequence[Any]) -> Any:
-    """Counts `[len(samples), BINS]` in the universal magnitude bins."""
-    bins = torch.cat(list(samples)).view(torch.int32)
-    bins >>= 21
-    bins &= BINS - 1
-    for i, part in enumerate(bins.split([len(s) for s in samples])):
-        part.add_(i * BINS)
-    return torch.bincount(bins, minlength=len(samples) * BINS).reshape(len(samples), BINS)
