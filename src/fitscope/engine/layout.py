@@ -198,3 +198,18 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
     import torch
 
     return np.asarray(array.view(torch.int16)).view(ml_dtypes.bfloat16)
+
+
+def look_at(array: Any) -> np.ndarray[Any, Any]:
+    """As `to_host`, for a moment: without a copy, where the memory is the host's own.
+
+    It has to be let go before the next step, which may write there, or could not.
+    """
+    if hasattr(array, "detach"):
+        return to_host(array)
+    if hasattr(array, "read_value"):  # a variable of TensorFlow's own
+        array = array.read_value()
+    try:
+        return np.from_dlpack(array)
+    except Exception:  # on an accelerator, over several devices, bfloat16
+        return np.array(array)

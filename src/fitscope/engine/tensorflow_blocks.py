@@ -21,7 +21,11 @@ first element that is not finite (infinity for none)."""
 @functools.lru_cache(maxsize=1)
 def _blocks_function() -> Callable[..., Any]:
     signature = [tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)]
-    return tf.function(_blocks, input_signature=signature, autograph=False)
+    # Inlined, it would be optimised with each step, and it hardly ever runs.
+    apart = {"_noinline": True}
+    return tf.function(
+        _blocks, input_signature=signature, autograph=False, experimental_attributes=apart
+    )
 
 
 def all_blocks(values: Any, sizes: Any) -> Any:

@@ -210,7 +210,7 @@ class TensorFlowEngine:
             leaving = [(slot.measured.tensor, slot.measured.beside) for slot in slots]
             return outputs, {str(len(traced) - 1): leaving}
 
-        compiled = tf.function(tapped, reduce_retracing=True, jit_compile=True)
+        compiled = tf.function(tapped, autograph=False, reduce_retracing=True, jit_compile=True)
 
         @tf.autograph.experimental.do_not_convert
         def observed_step(data: Any) -> Any:

@@ -89,6 +89,16 @@ class Kind:
         return SUMS + (3 if self.saturates else 2) * self.n_units
 
     @property
+    def leaves(self) -> int:
+        """Of how many tensors a tensor of this kind is made while it is gone over."""
+        return 1 if self.chain is None else len(self.chain.whole)
+
+    def flat(self, leaves: Sequence[Any]) -> Any:
+        """All elements, as float32."""
+        whole = leaves[0] if self.chain is None else self.chain(leaves)
+        return tf.cast(tf.reshape(whole, [-1]), tf.float32)
+
+    @property
     def lanes(self) -> int:
         """How wide a sweep over the tensor is."""
         return tensorflow_sweep.lanes(self.n_units)
@@ -129,24 +139,19 @@ class Reduced:
                 chain, leaves = found
                 kind = dataclasses.replace(kind, chain=chain)
         # Also keeps a gradient tape from recording what follows.
-        self._leaves = [tf.stop_gradient(leaf) for leaf in leaves]
+        self.leaves = [tf.stop_gradient(leaf) for leaf in leaves]
         self.kind = kind
         if kind.travels:
-            self.floats = self.flat()
+            self.floats = kind.flat(self.leaves)
             self.integers = tf.stack([tf.size(self.floats), 0])
         elif kind.sweeps:
             sweep = _function(_swept, kind)
-            found = sweep(*self._leaves)
+            found = sweep(*self.leaves)
             compile_early(sweep, tuple((tuple(x.shape), x.dtype.name) for x in leaves))
             self.floats, self.integers, self.plain, self.histogram = found
         else:
-            found = _function(_reduce, kind)(self._leaves[0], tf.constant(place * BINS))
+            found = _function(_reduce, kind)(self.leaves[0], tf.constant(place * BINS))
             self.floats, self.integers, self.plain, self.bins = found
-
-    def flat(self) -> Any:
-        chain = self.kind.chain
-        whole = self._leaves[0] if chain is None else chain(self._leaves)
-        return tf.cast(tf.reshape(whole, [-1]), tf.float32)
 
 
 def reduced(tensors: Sequence[tuple[Any, Kind, bool]]) -> list[Reduced]:
@@ -412,16 +417,12 @@ def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
     slow = histograms = None
     if here:
         count = len(here)
+        again = _slowly(tuple(r.kind for r in here))
+        leaves = [leaf for r in here for leaf in r.leaves]
         slow = tf.cond(
             tf.reduce_all(tf.stack([r.plain for r in here])),
             lambda: tf.zeros([count, SLOW], tf.float64),
-            lambda: tf.ensure_shape(
-                all_blocks(
-                    tf.concat([r.flat() for r in here], 0),
-                    tf.stack([r.integers[0] for r in here]),
-                ),
-                [count, SLOW],
-            ),
+            lambda: again(*leaves),
         )
         histograms = _histograms(here)
     leaving = {
@@ -431,6 +432,23 @@ def row(found: Sequence[Reduced], extra: Sequence[Any]) -> dict[str, Any]:
         "histograms": histograms,
     }
     return nothing() | {name: value for name, value in leaving.items() if value is not None}
+
+
+@functools.lru_cache(maxsize=256)
+def _slowly(kinds: tuple[Kind, ...]) -> Callable[..., Any]:
+    """The slow branch for tensors of these kinds, made of their leaves; `[tensors, SLOW]`."""
+
+    def slowly(*leaves: Any) -> Any:
+        rest = iter(leaves)
+        flats = [kind.flat([next(rest) for _ in range(kind.leaves)]) for kind in kinds]
+        sizes = tf.stack([tf.size(flat) for flat in flats])
+        return tf.ensure_shape(all_blocks(tf.concat(flats, 0), sizes), [len(kinds), SLOW])
+
+    # Inlined, it would be optimised with each step, and it hardly ever runs.
+    apart = {"_noinline": True}
+    return tf.function(
+        slowly, autograph=False, reduce_retracing=True, experimental_attributes=apart
+    )
 
 
 def _histograms(found: Sequence[Reduced]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
@@ -70,11 +69,9 @@ class Ring:
     def __init__(self, depth: int, keeps: bool = False, first_data: bool = False) -> None:
         self.depth = depth
         self._keeps = keeps or first_data
-        self._open = (
-            tf.Variable(tf.constant(True), trainable=False) if first_data and not keeps else None
-        )
-        """Whether anything leaves, where that ends with the first step."""
-        self._leaves = True
+        self._only_first = first_data and not keeps
+        self._wants = True
+        """Whether what left the steps is wanted; where that ends with the first step."""
         self.traced: list[_Traced] = []
         self.queue = _queue(depth, [tf.int32, *tensorflow_kernel.ROW.values()])
         """Of each step its place in `traced`, and its row."""
@@ -95,9 +92,7 @@ class Ring:
         layout = Layout.of(made.slots, made.lengths, [*unseen, *made.unseen])
         key = self._place(layout, made.kinds, keep, data)
         kept = self.traced[key].kept
-        if kept is not None and self._open is not None:
-            tf.cond(self._open, lambda: kept.write(keep, data), tf.no_op)
-        elif kept is not None:
+        if kept is not None:
             kept.write(keep, data)
         self.queue.enqueue([tf.constant(key), *(made.row[name] for name in tensorflow_kernel.ROW)])
 
@@ -147,14 +142,14 @@ class Ring:
         return SumsRow(traced.layout, traced.kinds, found, kept)
 
     def _kept(self, traced: _Traced) -> Kept | None:
-        if traced.kept is None or not self._leaves:
+        if traced.kept is None:
             return None
-        kept = traced.kept.read()
-        if self._open is not None:
-            self._open.assign(False)
-            self._leaves = False
-            traced.kept.clear()  # of the other steps of this execution
-        return kept
+        if not self._wants:
+            # A condition in the step would cost more than a batch that comes in vain.
+            traced.kept.drop()
+            return None
+        self._wants = not self._only_first
+        return traced.kept.read()
 
 
 class _Made:
@@ -222,13 +217,13 @@ class _Keeping:
         rows = tuple(slot.wanted.rows or EVERY_ROW for slot in slots)
         return cls(tuple(slot.site for slot in slots), rows, structure, _queue(depth, dtypes))
 
-    def write(self, slots: list[Slot], data: Any) -> Any:
-        """In a step: put its tensors into the queue; the operation that does."""
+    def write(self, slots: list[Slot], data: Any) -> None:
+        """In a step: put its tensors into the queue."""
         whole = [slot.measured.tensor for slot in slots]
         tensors = [slot.wanted.taken(t) for slot, t in zip(slots, whole, strict=True)]
         lengths = [tf.concat([tf.shape(t), [-1]], 0)[0] for t in whole]
         lengths = tf.stack(lengths) if lengths else tf.zeros(0, tf.int32)
-        return self.queue.enqueue([*tensors, lengths, *filter(_leaves, tf.nest.flatten(data))])
+        self.queue.enqueue([*tensors, lengths, *filter(_leaves, tf.nest.flatten(data))])
 
     def read(self) -> Kept:
         """The tensors of the oldest step in the queue."""
@@ -240,6 +235,10 @@ class _Keeping:
         flat = [None if held is None else next(rest) for held in tf.nest.flatten(self.data)]
         data = tf.nest.pack_sequence_as(self.data, flat)
         return Kept(self.sites, found[:count], data, self.rows, lengths)
+
+    def drop(self) -> None:
+        """Forget the tensors of the oldest step in the queue."""
+        self.queue.dequeue()
 
     def clear(self) -> None:
         """Forget the tensors of steps that nobody reads."""
@@ -266,6 +265,5 @@ def _kind(met: Met) -> Kind:
 
 
 def _queue(depth: int, dtypes: Sequence[Any]) -> Any:
-    # While a tf.function is traced, its thread may not make resources; another thread may.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(tf.queue.FIFOQueue, depth, dtypes).result()
+    with tf.init_scope():  # not a part of a step that is traced
+        return tf.queue.FIFOQueue(depth, dtypes)

@@ -18,6 +18,7 @@ import numpy as np
 
 from fitscope.engine import keras_internals
 from fitscope.engine.entry import Entry, activation_of, entries
+from fitscope.engine.layout import look_at
 from fitscope.rules.fit import (
     PASSING,
     ArrayFact,
@@ -36,6 +37,7 @@ MOST_WEIGHTS = 65_536
 MOST_READ = 4_000_000
 """Values of a weight that are brought to the host; of a larger one only its first rows are."""
 _HEAD = 256
+_ROWS = 64
 _OPTIONS = (
     "rate", "input_dim", "return_sequences", "data_format", "use_bias", "axis", "momentum",
     "recurrent_activation", "negative_slope", "max_value", "pool_size", "strides",
@@ -248,15 +250,22 @@ def _weight(variable: Any) -> WeightFact:
     if str(variable.dtype) in ("string", "bool"):
         return WeightFact(variable.name, shape, np.zeros(1, np.float32), trainable=False)
     values = values_of(variable)
-    equal = len(shape) > 1 and shape[-1] > 1 and bool((values == values[..., :1]).all())
+    equal = len(shape) > 1 and shape[-1] > 1 and _are_equal(values.reshape(-1, shape[-1]))
     flat = values.ravel()
-    return WeightFact(
-        variable.name, shape, flat[:: max(1, flat.size // MOST_WEIGHTS)], equal, variable.trainable
-    )
+    sample = flat[:: max(1, flat.size // MOST_WEIGHTS)].copy()
+    return WeightFact(variable.name, shape, sample, equal, variable.trainable)
+
+
+def _are_equal(rows: np.ndarray[Any, Any]) -> bool:
+    """Whether all columns are the same; the first rows mostly tell that they are not."""
+    parts = (rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS))
+    return all(bool((part == part[:, :1]).all()) for part in parts)
 
 
 def values_of(variable: Any) -> np.ndarray[Any, Any]:
     """The values of a variable on the host, float32 or float64; of a very large one its first rows.
+
+    They may lie where the variable does, so they are copied or let go before the next step.
 
     Args:
         variable: The variable; between steps, when the weights are with the model.
@@ -265,8 +274,8 @@ def values_of(variable: Any) -> np.ndarray[Any, Any]:
     shape = tuple(int(n) for n in variable.shape)
     if int(np.prod(shape)) > MOST_READ:
         value = value[: max(1, MOST_WEIGHTS // int(np.prod(shape[1:])))]
-    values = np.asarray(keras.ops.convert_to_numpy(value))
-    return values if values.dtype == np.float64 else values.astype(np.float32)
+    values = look_at(value)
+    return values if values.dtype == np.float64 else values.astype(np.float32, copy=False)
 
 
 def _regularization(variables: Iterable[Any]) -> float:
