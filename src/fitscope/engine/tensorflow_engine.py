@@ -19,6 +19,7 @@ from fitscope.engine.optimizers import Optimizers
 from fitscope.engine.plan import Plan, Wanted
 from fitscope.engine.tensorflow_backward import Backward
 from fitscope.engine.tensorflow_ring import Met, Ring
+from fitscope.engine.tensorflow_stored import Stored
 from fitscope.engine.trace import Root, Slot, Trace
 from fitscope.engine.weights import Weight, weights
 from fitscope.errors import StatisticError, UnsupportedError
@@ -184,7 +185,7 @@ class TensorFlowEngine:
             before = run.values()
             outputs, trace, device = run(data)
             with _not_the_users(failed):
-                slots, unseen = self._measurable(trace, device)
+                slots, unseen = self._measurable(trace, device, outputs)
                 ring.write([*slots, *run.slots(before)], unseen, data)
             return outputs
 
@@ -196,19 +197,30 @@ class TensorFlowEngine:
         Reduced inside the program, a tensor would be computed anew for each reduction of it, on one
         core, and each would have to be compiled.
         """
-        traced: list[tuple[list[Slot], list[Unseen]]] = []
+        traced: list[tuple[list[Slot], list[tuple[int, int | None]], list[Unseen]]] = []
+        """Of each trace what was met, where among what leaves the step it and what is beside it
+        are, and what was not seen."""
 
         @tf.autograph.experimental.do_not_convert
-        def tapped(data: Any) -> tuple[Any, dict[str, list[tuple[Any, Any]]]]:
+        def tapped(data: Any) -> tuple[Any, dict[str, list[Any]]]:
             outputs, trace, device = run(data)
             slots: list[Slot] = []
             unseen: list[Unseen] = []
             with _not_the_users(failed):
-                slots, unseen = self._measurable(trace, device)
-            traced.append(([_of(slot, None) for slot in slots], unseen))
+                slots, unseen = self._measurable(trace, device, outputs)
+            mets: list[Met] = [slot.measured for slot in slots]
+            # One tensor may be the output of several layers; XLA would copy it for each.
+            leaving = {
+                t.ref(): t for met in mets for t in (met.tensor, met.beside) if t is not None
+            }
+            places = {ref: place for place, ref in enumerate(leaving)}
+            at = [
+                (places[m.tensor.ref()], None if m.beside is None else places[m.beside.ref()])
+                for m in mets
+            ]
+            traced.append(([_of(slot, None) for slot in slots], at, unseen))
             # The key tells the caller of a function that was traced before which trace it was.
-            leaving = [(slot.measured.tensor, slot.measured.beside) for slot in slots]
-            return outputs, {str(len(traced) - 1): leaving}
+            return outputs, {str(len(traced) - 1): list(leaving.values())}
 
         compiled = tf.function(tapped, autograph=False, reduce_retracing=True, jit_compile=True)
 
@@ -218,44 +230,58 @@ class TensorFlowEngine:
             outputs, found = compiled(data)
             with _not_the_users(failed):
                 ((key, left),) = found.items()
-                slots, unseen = traced[int(key)]
-                slots = [_of(s, t, beside) for s, (t, beside) in zip(slots, left, strict=True)]
+                slots, at, unseen = traced[int(key)]
+                slots = [
+                    _of(slot, left[place], None if beside is None else left[beside])
+                    for slot, (place, beside) in zip(slots, at, strict=True)
+                ]
                 ring.write([*slots, *run.slots(before)], unseen, data)
             return outputs
 
         return observed_step
 
     def _measurable(
-        self, trace: Trace, device: TensorFlowDevice
+        self, trace: Trace, device: TensorFlowDevice, outputs: Any
     ) -> tuple[list[Slot], list[Unseen]]:
         """What can be looked at without changing a bit of the training, and what cannot."""
-        met = [slot for _, found in trace.passes() for slot in found]
-        slots = [slot for slot in met if _reason(slot) is None]
-        missing = [reason for slot in met if (reason := _reason(slot)) is not None]
+        every = [slot for _, found in trace.passes() for slot in found]
+        slots = [slot for slot in every if _reason(slot) is None]
+        missing = [reason for slot in every if (reason := _reason(slot)) is not None]
         unseen = [*trace.not_fired(), *device.lost, *missing]
         if tf.executing_eagerly():
             return [_without_scale(slot) for slot in slots], unseen
         if self._model.jit_compile:
-            return [_without_scale(self._copied(slot)) for slot in slots], unseen
+            given = [t for t in tf.nest.flatten(outputs) if tf.is_symbolic_tensor(t)]
+            stored = Stored(device.step_level, given)
+            copies: dict[Any, Any] = {}
+            return [_without_scale(self._copied(slot, stored, copies)) for slot in slots], unseen
         readers: dict[Any, int] = {}
+        asides: dict[Any, Any] = {}
         kept = []
         for slot in slots:
-            tensor = fusion.aside(slot.measured.tensor, readers)
+            met: Met = slot.measured
+            reference = met.tensor.ref()
+            if reference not in asides:
+                asides[reference] = fusion.aside(met.tensor, readers)
+            tensor = asides[reference]
             if tensor is None:
                 unseen.append(fusion.unseen(slot.site.name))
             else:
-                again = tensor is not slot.measured.tensor
+                again = tensor is not met.tensor
                 kept.append(_without_scale(_of(slot, tensor, repeated=again)))
         return kept, unseen
 
-    def _copied(self, slot: Slot) -> Slot:
+    def _copied(self, slot: Slot, stored: Stored, copies: dict[Any, Any]) -> Slot:
         """Read an elementwise output through one more loop; see docs/design.md, 7."""
         met: Met = slot.measured
         loops = met.entry.is_elementwise or met.port == "gradient"
-        if not loops or not met.tensor.dtype.is_floating:
+        if not loops or not met.tensor.dtype.is_floating or met.tensor in stored:
             return slot
-        x = tf.stop_gradient(met.tensor)
-        return _of(slot, x * tf.cast(self._one, x.dtype))
+        reference = met.tensor.ref()
+        if reference not in copies:
+            x = tf.stop_gradient(met.tensor)
+            copies[reference] = x * tf.cast(self._one, x.dtype)
+        return _of(slot, copies[reference])
 
     def wait(self, outputs: Any = None) -> None:
         """See `build.Engine.wait`."""

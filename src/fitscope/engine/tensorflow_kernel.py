@@ -157,9 +157,16 @@ class Reduced:
 def reduced(tensors: Sequence[tuple[Any, Kind, bool]]) -> list[Reduced]:
     """Reduce tensors, each of its kind, and whether it is computed for this alone."""
     found: list[Reduced] = []
+    known: dict[Any, Reduced] = {}
+    """One tensor may be the output of several layers, or the gradient of several outputs."""
     for tensor, kind, repeated in tensors:
-        place = sum(r.bins is not None for r in found)
-        found.append(Reduced(tensor, kind, place, repeated=repeated))
+        key = tensor.ref(), kind, repeated
+        if key not in known:
+            place = sum(r.bins is not None for r in found)
+            known[key] = Reduced(tensor, kind, place, repeated=repeated)
+        found.append(known[key])
+        if found[-1].bins is not None:  # which are numbered by their place
+            del known[key]
     return found
 
 
