@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fitscope.engine.torch_sample import Sample
+from fitscope.engine.torch_sample import sample
 from fitscope.engine.torch_sums import sums
-from fitscope.engine.vector import BASE
+from fitscope.engine.vector import BASE, stride
 from fitscope.statistics.activation import Zones
 
 _WIDE = 512
@@ -33,19 +33,17 @@ _FEW = 2**13
 def measured(tensor: Any, zones: Zones, unit_axis: int) -> tuple[Any, Any]:
     """The vector of `vector.py` for one tensor of any float dtype, and its histogram's sample."""
     x = tensor.detach()
-    sample = Sample(x)
-    vector = None
-    if x.is_cpu and x.numel():
-        vector = _looking(x, zones, unit_axis, sample)
+    _, count = stride(x.numel())
+    vector = _looking(x, zones, unit_axis, count) if x.is_cpu and x.numel() else None
     if vector is None:
-        vector = _anywhere(x.float(), zones, unit_axis, sample.count)
-    return vector, sample.whole()
+        vector = _anywhere(x.float(), zones, unit_axis, count)
+    return vector, sample(x)
 
 
-def _looking(x: Any, zones: Zones, unit_axis: int, sample: Sample) -> Any:
+def _looking(x: Any, zones: Zones, unit_axis: int, hist_count: int) -> Any:
     """None where something is not finite or very large or small."""
     lying = _lying(x, unit_axis)
-    found = sums(lying.view(-1), sample.look)
+    found = sums(lying.view(-1))
     if found is None:
         return None
     units = lying.shape[1]
@@ -63,7 +61,7 @@ def _looking(x: Any, zones: Zones, unit_axis: int, sample: Sample) -> Any:
         found.least,
         found.most,
     ]
-    return _pack(x, counts, scalars, sample.count)
+    return _pack(x, counts, scalars, hist_count)
 
 
 def _lying(x: Any, unit_axis: int) -> Any:

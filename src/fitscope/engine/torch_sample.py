@@ -9,46 +9,26 @@ import torch
 
 from fitscope.engine.vector import BINS, stride
 
-_PENDING = 2**19
-"""Elements after which those among them are taken: so many are still in the cache."""
+_places: dict[tuple[int, Any], Any] = {}
+_KNOWN = 64
+"""Sizes of tensors whose places are remembered, in 64 kB each."""
 
 
-class Sample:
-    """A copy of some elements, taken part by part while they are in the cache.
+def sample(tensor: Any) -> Any:
+    """A copy of the elements that go into the histogram, as float32.
 
-    All of a tensor of 8 MB taken before it is read takes twice as long. Later it would be too late:
-    the tensor is out of the cache, and a layer may have worked in place.
+    Behind other looks at a tensor, part of it is in the cache; as a view it would be read too late,
+    when a layer may have worked in place. `take` reads a tensor where it lies, and on two cores:
+    50 us for one of 4 MB, a copy of every n-th element 75 us.
     """
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor = tensor
-        self._step, self.count = stride(tensor.numel())
-        self._end = self._taken = 0
-        self._lies_in_order = tensor.is_contiguous()
-        if self._lies_in_order:
-            self._chosen = tensor.view(-1)[:: self._step]
-            self._sample = torch.empty(self.count, device=tensor.device)
-
-    def look(self, elements: int) -> None:
-        """So many more elements, in the order in which they lie in memory, are in the cache."""
-        if not self._lies_in_order:
-            return
-        self._end += elements
-        if self._end - self._taken * self._step >= _PENDING:
-            self._take(-(-self._end // self._step))
-
-    def whole(self) -> Any:
-        """All of it, as float32."""
-        if self._lies_in_order:
-            self._take(self.count)
-            return self._sample
-        # Reshaped, all of the tensor would be copied.
-        places = torch.arange(0, self._tensor.numel(), self._step, device=self._tensor.device)
-        return self._tensor[torch.unravel_index(places, self._tensor.shape)].float()
-
-    def _take(self, end: int) -> None:
-        self._sample[self._taken : end].copy_(self._chosen[self._taken : end])
-        self._taken = end
+    key = tensor.numel(), tensor.device
+    places = _places.get(key)
+    if places is None:
+        if len(_places) >= _KNOWN:
+            _places.clear()
+        step, _ = stride(tensor.numel())
+        places = _places[key] = torch.arange(0, tensor.numel(), step, device=tensor.device)
+    return torch.take(tensor, places).float()
 
 
 def histograms(samples: Sequence[Any]) -> Any:

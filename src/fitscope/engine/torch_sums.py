@@ -12,7 +12,7 @@ import dataclasses
 import math
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,12 +45,12 @@ class Sums:
     """Of the distances from the mean."""
 
     def reach(self, x: Any, extent: float, most: float | None = None) -> None:
-        """Take in the ends of a part whose largest magnitude is known, and maybe its greatest value.
+        """Take in the ends of a part whose extent is known, and maybe its greatest value.
 
         Of most parts nothing is read: they reach no further than those before.
         """
         if extent > self.most:
-            high = torch.amax(x).item() if most is None else most
+            high = _greatest(x) if most is None else most
             self.most = max(self.most, high)
             if high < extent:
                 self.least = min(self.least, -extent)
@@ -58,14 +58,10 @@ class Sums:
             self.least = min(self.least, torch.amin(x).item())
 
 
-def sums(flat: Any, look: Callable[[int], None] | None = None) -> Sums | None:
+def sums(flat: Any) -> Sums | None:
     """Sums over a flat tensor of any float dtype whose elements lie together.
 
     None where something is not finite, or so large or so small that squares are not to be trusted.
-
-    Args:
-        flat: the elements.
-        look: is called after each part was read, with how many elements it has.
     """
     found = Sums(len(flat))
     parts = _parts(flat)
@@ -98,8 +94,6 @@ def sums(flat: Any, look: Callable[[int], None] | None = None) -> Sums | None:
             found.nonzero += x.numel()
         elif high > 0:
             found.nonzero += int(torch.count_nonzero(magnitudes.view(torch.int32)))
-        if look is not None:
-            look(x.numel())
     if 0.0 < max(-found.least, found.most) <= _SMALL:
         return None
     mean = found.total / found.size
@@ -140,6 +134,11 @@ def _as_integers(x: Any) -> tuple[int, int]:
     """Least and greatest bits; negative where there is a sign, if only that of a zero."""
     low, high = torch.aminmax(x.view(torch.int32))
     return low.item(), high.item()
+
+
+def _greatest(x: Any) -> float:
+    bits = torch.amax(x.view(torch.int32)).item()
+    return _as_float(bits) if bits >= 0 else torch.amax(x).item()
 
 
 def _as_float(bits: int) -> float:

@@ -501,17 +501,17 @@ class Trace:
         root.slots.append(Slot(site, measured, wanted))
 
     def _obstacle(self, root: Root, site: Site) -> Unseen | None:
-        if self._sealed is None and self.device.level() == root.level:
-            return None
         name = named(site, None).name
         if self._sealed is not None:
             return Unseen(name, f"runs {self._sealed}", "watch the layer around it")
-        return Unseen(
-            name,
-            "runs inside a loop, branch or nested function of its own (scan, while, cond, "
-            "vmap, checkpoint or tf.function), whose tensors must not leave it",
-            "watch the output of the layer around it",
-        )
+        if self.device.level() != root.level:
+            return Unseen(
+                name,
+                "runs inside a loop, branch or nested function of its own (scan, while, cond, "
+                "vmap, checkpoint or tf.function), whose tensors must not leave it",
+                "watch the output of the layer around it",
+            )
+        return None
 
     @contextlib.contextmanager
     def _spy_on_activation(self, root: Root, entry: Entry, call: int) -> Generator[None]:
