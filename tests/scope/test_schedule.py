@@ -67,6 +67,25 @@ def test_a_budget_is_kept_on_a_noisy_machine(slower: float, seed: int) -> None:
     assert seen > 50
 
 
+def test_what_is_spent_beside_the_steps_is_paid_for() -> None:
+    plain, slower, fits, steps, beside = 0.01, 1.1, 8, 500, 0.05
+    seen = {}
+    for spends in (False, True):
+        schedule = Budget(0.02)
+        seen[spends] = 0
+        for fit in range(fits):
+            if spends:
+                schedule.spent(beside)
+            for step in range(steps):
+                due = schedule.due(fit * steps + step, 1)
+                schedule.took(plain * (slower if due else 1), observed=due)
+                seen[spends] += due
+    extra = seen[True] * plain * (slower - 1) + fits * beside
+    assert extra <= 0.02 * fits * steps * plain
+    # However much is spent, about half of what is observed otherwise still is.
+    assert seen[False] / 2 - 10 <= seen[True] < seen[False]
+
+
 def test_the_interval_follows_when_watching_becomes_dear() -> None:
     schedule = Budget(0.02)
     for step in range(6000):

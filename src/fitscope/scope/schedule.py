@@ -23,6 +23,10 @@ class Schedule(Protocol):
         """Note how long an execution took; whether it was more than the first of its kind."""
         ...
 
+    def spent(self, seconds: float) -> None:
+        """Note what watching took beside the executions, before and after a training."""
+        ...
+
     def cost(self) -> float | None:
         """Seconds by which an observed execution is longer than a plain one, when known."""
         ...
@@ -60,6 +64,9 @@ class Every:
         self._settled = self._waits
         return more
 
+    def spent(self, seconds: float) -> None:
+        del seconds  # it observes whatever that costs
+
     def cost(self) -> float | None:
         return self._costs.typical()
 
@@ -74,7 +81,8 @@ class Budget:
     not equally fast all day.
 
     From then on the interval follows from the probes, taken again every now and then. As long as
-    they are few or differ, the cost is taken to be higher than they say.
+    they are few or differ, the cost is taken to be higher than they say. What is spent beside the
+    executions is paid for by observing fewer: intervals are up to twice as long meanwhile.
 
     Args:
         share: of the time of plain training, for example 0.02.
@@ -101,6 +109,8 @@ class Budget:
         self._probe: list[float] = []
         self._since_probe = 0
         self._begun = False
+        self._owed = 0.0
+        """Seconds spent beside the executions that are not yet paid for."""
 
     def due(self, step: int, length: int) -> bool:
         del step, length
@@ -118,10 +128,22 @@ class Budget:
         if len(self._costs) < self.PROBES:
             return probe
         interval = self.interval()
+        interval += self._pause(interval)
         # It is at least as far from one probe to the next as probes are long.
         if self._since_probe >= max(self.PROBE_AGAIN, len(probe)):
             return [*[(False, None)] * (interval - len(probe)), *probe]
         return [*[(False, None)] * (interval - 1), (True, None)]
+
+    def _pause(self, interval: int) -> int:
+        """Executions that go by besides, to pay for what was spent beside them."""
+        plain = self._costs.plain()
+        if not self._owed or not plain:
+            return 0
+        pays = self.SAFETY * self.share * plain
+        # However much that was, a long pause would hide more than it saves.
+        pause = min(interval, math.ceil(self._owed / pays))
+        self._owed = max(0.0, self._owed - pause * pays)
+        return pause
 
     def calibrates(self) -> bool:
         return self._place is not None
@@ -145,6 +167,9 @@ class Budget:
                 self._since_probe = 0
         self._place = None
         return more
+
+    def spent(self, seconds: float) -> None:
+        self._owed += seconds
 
     def cost(self) -> float | None:
         return self._costs.typical()

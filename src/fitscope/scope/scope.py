@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -164,16 +165,13 @@ class Scope(keras.callbacks.Callback):
             comparing observed executions with plain ones beside them, and leave out the first of
             each kind, which compiles. They are NaN as long as there was nothing to compare: a
             short training, or one that is observed at every step.
-            `compile_seconds` is what those first observed executions took.
+            `compile_seconds` is what those first observed executions took, `around_seconds` what
+            looking at model, data and record took before the first step of each training and after
+            its last one.
         """
         if self._session is None:
-            return {
-                "steps": 0,
-                "observed_steps": 0,
-                "seconds": 0.0,
-                "share_of_time": 0.0,
-                "compile_seconds": 0.0,
-            }
+            times = ("seconds", "share_of_time", "compile_seconds", "around_seconds")
+            return {"steps": 0, "observed_steps": 0, **dict.fromkeys(times, 0.0)}
         return self._session.cost()
 
     @property
@@ -207,8 +205,9 @@ class Scope(keras.callbacks.Callback):
             )
         self.set_model(model)
         self.set_params({})  # those of an earlier fit, which may have printed
-        session = self._begin("train")
-        self._examine()
+        with self._counted():
+            session = self._begin("train")
+            self._examine()
         placed: list[tuple[str, Any, Any]] = []
         try:
             for phase in ("train", "test", "predict"):
@@ -227,8 +226,9 @@ class Scope(keras.callbacks.Callback):
                     setattr(model, attribute, plain)
             for phase in ("train", "test", "predict"):
                 session.end_of_pass(phase, None)
-            self._end()
-            self._conclude()
+            with self._counted():
+                self._end()
+                self._conclude()
 
     def preview(self, model: Any, batch_size: int = 32) -> Preview:
         """List what this scope would see in `model`; nothing is run.
@@ -301,8 +301,9 @@ class Scope(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         self._fitting = True
         self._epoch_shift = -1  # decided by the first epoch's number
-        self._begin("train")
-        self._examine()
+        with self._counted():
+            self._begin("train")
+            self._examine()
         self._show_when_wanted()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -342,8 +343,9 @@ class Scope(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self._fitting = False
-        self._end()
-        self._conclude()
+        with self._counted():
+            self._end()
+            self._conclude()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if self._fitting and self._session is not None:
@@ -390,6 +392,14 @@ class Scope(keras.callbacks.Callback):
                 "The page could not be shown; training goes on, and `fitscope ui` shows the run. "
                 "The cause was:\n" + traceback.format_exc(limit=-3)
             )
+
+    @contextlib.contextmanager
+    def _counted(self) -> Generator[None]:
+        """Around work before or after a training: the budget pays for it, too."""
+        began = time.perf_counter()
+        yield
+        if self._session is not None:
+            self._session.spent(time.perf_counter() - began)
 
     def _begin(self, phase: str) -> Session:
         # `self.model` would bring all state back to the host on JAX; the attribute does not.

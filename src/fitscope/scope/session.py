@@ -88,6 +88,10 @@ class Session:
         self.seconds = dict.fromkeys(ATTRIBUTES, 0.0)
         """Of all executions but the first plain and the first observed one, which compile."""
         self.compile_seconds = 0.0
+        self.around_seconds = 0.0
+        """What watching took before and after trainings."""
+        self._unpaid = 0.0
+        """Of that, what no schedule was told yet."""
         self._observed: Counter[tuple[str, bool]] = Counter()
         """Observed executions among those of `seconds`, by phase and whether they were edited."""
         self.epoch = 0
@@ -129,6 +133,11 @@ class Session:
         if key not in self._schedules:
             self._schedules[key] = self._make_schedule()
         return self._schedules[key]
+
+    def spent(self, seconds: float) -> None:
+        """Note what watching took before or after a training."""
+        self.around_seconds += seconds
+        self._unpaid += seconds
 
     def plan(self) -> Plan | None:
         """The plan, once the model is built; raises for a selection that matches nothing.
@@ -181,6 +190,9 @@ class Session:
             self._editing = self.editor.decide(self._moments(phase, first, length))
             schedule = self.schedule(phase)
             self.plan()
+        if self._unpaid and phase == "train":
+            schedule.spent(self._unpaid)
+            self._unpaid = 0.0
         self.drain.beat()
         if self.broken is not None or os.getpid() != self.pid:
             return False
@@ -343,6 +355,7 @@ class Session:
             "seconds": extra,
             "share_of_time": extra / (total - extra) if total else extra,
             "compile_seconds": self.compile_seconds,
+            "around_seconds": self.around_seconds,
         }
 
     def _arm(self, phase: str) -> None:
