@@ -25,12 +25,8 @@ from fitscope.select.naming import SiteName
 JIT = BACKEND == "jax"
 XLA = ("sequential",) if BACKEND == "tensorflow" else ()
 # An eager replay is slow where steps are compiled; test_stream goes through more models.
-NAMES = (
-    "sequential",
-    "mixed_bfloat16",
-    "mixed_float16",
-    *(() if JIT else ("custom_step", "recurrent")),
-)
+OTHERS = ("mixed_float16", "custom_step", "recurrent")
+NAMES = ("sequential", "mixed_bfloat16", *(() if JIT else OTHERS))
 
 
 def fit(model: Any, x: Any, y: Any, scope: fs.Scope, **how: Any) -> Any:
