@@ -11,6 +11,9 @@ from keras import layers, ops
 from zoo import BACKEND, BY_NAME
 
 import fitscope as fs
+from fitscope.engine.layout import Kept
+from fitscope.engine.points import batch_site
+from fitscope.values.batch import StepBatch
 
 JIT = BACKEND == "jax"
 
@@ -193,6 +196,20 @@ def test_a_step_that_calls_no_model() -> None:
         np.testing.assert_array_equal(one(scope, f"x[{name}]"), rows)
     (gap,) = [u for u in scope.unseen if u.site == "@batch/y_pred"]
     assert "compute_loss" in gap.remedy
+
+
+def test_a_prediction_that_was_not_seen() -> None:
+    """As where TensorFlow fuses it with what follows; the targets were."""
+    model = classifier("sparse_categorical_crossentropy")
+    x, y = data()
+    tensors = [ops.convert_to_tensor(y)]
+    kept = Kept((batch_site("y"),), tensors, (x, y), [slice(None)], [len(y)])
+    batch = StepBatch(kept, model)
+    assert not any(batch.losses.values())
+    (gap,) = batch.unseen
+    assert (gap.site, gap.reason) == (
+        "@batch/loss", "the prediction that it is computed of was not seen",
+    )  # fmt: skip
 
 
 @pytest.mark.oldest_keras

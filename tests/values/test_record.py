@@ -25,7 +25,8 @@ from fitscope.select.naming import SiteName
 JIT = BACKEND == "jax"
 XLA = ("sequential",) if BACKEND == "tensorflow" else ()
 # An eager replay is slow where steps are compiled; test_stream goes through more models.
-NAMES = ("sequential", "mixed_bfloat16", *(() if JIT else ("custom_step", "recurrent")))
+OTHERS = ("mixed_float16", "custom_step", "recurrent")
+NAMES = ("sequential", "mixed_bfloat16", *(() if JIT else OTHERS))
 
 
 def fit(model: Any, x: Any, y: Any, scope: fs.Scope, **how: Any) -> Any:
@@ -286,6 +287,61 @@ def test_sequences_of_varying_length(tmp_path: Path) -> None:
     with pytest.raises(fs.RunError, match="differ in shape"):
         found.rows()
     assert len(fs.open_run(tmp_path / "run").values("gru").rows().values) == 13
+
+
+class Sequences(keras.utils.PyDataset):
+    """Batches of several lengths whose rows carry their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Any] = []
+        ids = np.arange(15, dtype="int32")
+        rng = np.random.default_rng(2)
+        for first, n, length in ((0, 4, 5), (4, 4, 2), (8, 4, 5), (12, 3, 2)):
+            own = ids[first : first + n]
+            x = rng.standard_normal((n, length, 3)).astype("float32")
+            x[:, :, 0] = own[:, None]
+            self.batches.append(({"x": x, "id": own}, own[:, None].astype("float32")))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]
+
+
+@pytest.mark.parametrize("at_once", [1] if BACKEND == "torch" else [1, 3])
+def test_sequences_in_fit(at_once: int, tmp_path: Path) -> None:
+    """Beside slices of the batch, ids, several steps in one execution and a validation."""
+    keras.utils.clear_session(free_memory=False)
+    x, number = keras.Input((None, 3), name="x"), keras.Input((), name="id", dtype="int32")
+    mean = layers.GlobalAveragePooling1D(name="mean")(layers.Identity(name="same")(x))
+    model = keras.Model({"x": x, "id": number}, layers.Dense(1, name="head")(mean))
+    model.compile("sgd", "mse", jit_compile=JIT, steps_per_execution=at_once)
+    data, phases = Sequences(), ("train", "validation")
+    scope = fs.Scope(
+        fs.record("same", samples=2, phases=phases),
+        fs.record(["mean", fs.BATCH], samples=slice(1, 4, 2), sample_id="id", phases=phases),
+        run=tmp_path / "run",
+    )
+    model.fit(data, epochs=2, shuffle=False, verbose=0, validation_data=data, callbacks=[scope])
+    assert scope._session is not None
+    assert scope._session.broken is None
+    run = fs.open_run(tmp_path / "run")
+    for phase in phases:
+        for piece in run.values("same", phase=phase):
+            given = data[piece.step % 4][0]["x"]
+            np.testing.assert_array_equal(piece.array, given[:2])
+            assert piece.length == len(given)
+        assert run.values("same", phase=phase).steps.tolist() == list(range(8))
+        found = run.join(["@batch/sample_id", "mean", "@batch/y"], phase=phase)
+        assert found["@batch/sample_id"].tolist() == [1, 3, 5, 7, 9, 11, 13] * 2
+        np.testing.assert_array_equal(found["@batch/y"][:, 0], found["@batch/sample_id"])
+        rows_of = {
+            int(i): row for x, _ in data.batches for i, row in zip(x["id"], x["x"], strict=True)
+        }
+        means = [rows_of[int(i)].astype("float64").mean(0) for i in found["@batch/sample_id"]]
+        np.testing.assert_allclose(found["mean"], means, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras' torch trainer runs one step per execution")

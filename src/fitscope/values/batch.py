@@ -112,6 +112,9 @@ class StepBatch:
             self._miss("the model computes its loss in a way of its own, or none was compiled")
             return {}
         y, y_pred = (_nest(self._seen.get((part, call), {})) for part in ("y", "y_pred"))
+        if y_pred is None:
+            self._miss("the prediction that it is computed of was not seen")
+            return {}
         masks = self._seen.get(("mask", call), {})
         for leaf, tensor in leaves(y_pred):
             keras_internals.set_mask(tensor, masks.get(leaf))

@@ -39,7 +39,7 @@ def mark_left_behind(path: Path, code: CodeType) -> bool:
 
 def _frames() -> Iterator[FrameType]:
     """What every thread of this process is in."""
-    for top in sys._current_frames().values():
+    for top in sys._current_frames().values():  # noqa: SLF001 - no public way
         frame: FrameType | None = top
         while frame is not None:
             yield frame
