@@ -16,7 +16,7 @@ from fitscope.engine.optimizers import with_scale
 from fitscope.engine.paired import Paired
 from fitscope.engine.plan import EVERY_ROW, Wanted
 from fitscope.engine.tensorflow_kernel import Kind, is_large
-from fitscope.engine.tensorflow_rows import SumsRow
+from fitscope.engine.tensorflow_rows import Plans, SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.errors import StatisticError
 from fitscope.select.site import Site
@@ -156,7 +156,7 @@ class Ring:
         traced = self.traced[key]
         kept = self._kept(traced)
         found = dict(zip(tensorflow_kernel.ROW, row, strict=True))
-        return SumsRow(traced.layout, traced.kinds, found, kept)
+        return SumsRow(traced.layout, traced.kinds, found, kept, traced.plans)
 
     def _kept(self, traced: _Traced) -> Kept | None:
         if traced.kept is None or not self._leaves:
@@ -211,6 +211,7 @@ class _Traced:
     layout: Layout
     kinds: list[Kind]
     kept: _Keeping | None
+    plans: Plans = dataclasses.field(default_factory=Plans)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
