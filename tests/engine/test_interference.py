@@ -130,6 +130,34 @@ def test_an_output_that_only_a_reduction_reads(last: Any, pooling: Any, jit: boo
     assert run(fs.Scope(every=1)) == run(None)
 
 
+@pytest.mark.parametrize("of", ["output", ("output", "gradient")])
+def test_sums_of_tensors_that_several_loops_read(of: Any) -> None:
+    """A residual sum is a loop like any other, made anew where it is used."""
+
+    def run(scope: Any | None) -> tuple[list[bytes], Any]:
+        keras.utils.set_random_seed(1)
+        x = start = keras.Input((4, 24))
+        y = keras.layers.LayerNormalization()(x)
+        x = x + keras.layers.MultiHeadAttention(2, 8)(y, y)
+        for inner, between in (("relu", "silu"), ("sigmoid", None)):
+            y = keras.layers.Dense(48, activation=inner)(keras.layers.LayerNormalization()(x))
+            x = keras.layers.Add()([x, keras.layers.Dense(24)(y)])
+            if between is not None:
+                y = keras.layers.LayerNormalization()(x)
+                x = x + keras.layers.Dense(24, activation=between)(y)
+        model = keras.Model(start, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+        model.compile("adam", "mse", jit_compile=JITS[0])
+        random = np.random.default_rng(1)
+        x = random.standard_normal((24, 4, 24)).astype("float32")
+        y = random.standard_normal((24, 1)).astype("float32")
+        history = model.fit(
+            x, y, batch_size=8, verbose=0, shuffle=False, callbacks=[scope] if scope else None
+        )
+        return [as_bytes(v) for v in model.variables], history.history
+
+    assert run(fs.Scope(fs.watch("**", of=of), every=1)) == run(None)
+
+
 @pytest.mark.parametrize("name", ["convolutions"])
 def test_values_that_are_not_finite(name: str, tmp_path: Path) -> None:
     """The loss turns NaN in the second step; with a loss scale that skips the update."""

@@ -137,3 +137,68 @@ def test_what_fails_in_our_part_of_a_step_leaves_the_step_whole(
     plain = _fit(None, jit=jit)
     assert history == plain[-1]
     _same([*model.get_weights(), *(v.numpy() for v in model.optimizer.variables), history], plain)
+
+
+def _stored(make: Any, *shapes: Any, dtype: str = "float32") -> list[bool]:
+    """Whether what `make` gives first is stored, of tensors of these shapes."""
+    import tensorflow as tf
+
+    from fitscope.engine.tensorflow_stored import Stored
+
+    found = []
+
+    def step(*tensors: Any) -> Any:
+        x, outputs = make(*tensors)
+        found.append(x in Stored(x.graph, outputs))
+        return outputs
+
+    tf.function(step, autograph=False).get_concrete_function(
+        *(tf.TensorSpec(shape, dtype) for shape in shapes)
+    )
+    return found
+
+
+def test_what_goes_into_a_matrix_product_is_stored() -> None:
+    import tensorflow as tf
+
+    def product(x: Any, w: Any, **how: Any) -> Any:
+        y = tf.nn.relu(x)
+        return y, [tf.matmul(tf.reshape(y, [-1, y.shape[-1]]), w, **how)]
+
+    def dropped(x: Any, w: Any) -> Any:
+        y = tf.nn.relu(x)
+        tf.matmul(y, w)
+        return y, [y + 1]
+
+    assert _stored(product, (8, 4), (4, 3)) == [True]
+    assert _stored(product, (None, 5, 4), (4, 3)) == [True]
+    assert _stored(product, (8, 4), (4, 1)) == [False]  # with a vector: a loop
+    assert _stored(product, (8, 1), (1, 3)) == [False]  # of two vectors
+    assert _stored(product, (8, 4), (4, 3), dtype="float16") == [False]  # is converted
+    assert _stored(dropped, (8, 4), (4, 3)) == [False]  # not in the program
+    assert _stored(lambda x, w: (x, [x * w]), (4, 4), (4, 4)) == [False]
+
+    def summed_over_batch(x: Any, g: Any) -> Any:
+        y = tf.nn.relu(x)
+        return y, [tf.matmul(y, g, transpose_a=True)]
+
+    assert _stored(summed_over_batch, (8, 4), (8, 3)) == [True]
+    assert _stored(summed_over_batch, (None, 4), (None, 3)) == [False]  # may be a batch of one
+
+
+def test_one_tensor_of_two_layers_is_measured_for_both() -> None:
+    """An attention block puts out what its last inner layer does, large enough to be swept."""
+    x = keras.Input((16, 64))
+    y = layers.MultiHeadAttention(2, 8, name="attention")(x, x)
+    model = keras.Model(x, layers.Dense(1, name="out")(y))
+    model.compile("sgd", "mse", jit_compile=True)
+    scope = fs.Scope(fs.watch("**", of=["output", "gradient"]), every=1)
+    data = np.random.default_rng(0).standard_normal((16, 16, 64)).astype("float32")
+    model.fit(data, data[:, :, :1], batch_size=16, verbose=0, callbacks=[scope])
+    latest = scope.latest()
+    for port in ("", ":gradient"):
+        outer, inner = latest[f"attention{port}"], latest[f"attention/attention_output{port}"]
+        assert outer["count"] == 16 * 16 * 64
+        assert outer["histogram"].sum() > 0
+        for name in outer:
+            np.testing.assert_array_equal(outer[name], inner[name])

@@ -14,15 +14,6 @@ from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 from fitscope.statistics.activation import Zones, zones
 
-_MERGES: tuple[type, ...] = (
-    keras.layers.Add,
-    keras.layers.Average,
-    keras.layers.Concatenate,
-    keras.layers.Maximum,
-    keras.layers.Minimum,
-    keras.layers.Multiply,
-    keras.layers.Subtract,
-)
 _CONVOLUTIONS: tuple[type, ...] = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -62,15 +53,15 @@ class Entry:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether the output may come out of a loop over one tensor.
+        """Whether the output may come out of a loop over the elements of its inputs.
 
-        XLA computes such an output again wherever it is used; sums of several tensors and the
+        XLA computes such an output, a sum of several tensors too, again wherever it is used; the
         results of library calls it stores.
         """
         if isinstance(self.target, _CONVOLUTIONS):
             # A bias or an activation is a loop behind the library call.
             return self.target.use_bias or self.has_fused_activation
-        return self.is_layer and not isinstance(self.target, _MERGES)
+        return True
 
     @property
     def has_fused_activation(self) -> bool:

@@ -15,7 +15,7 @@ from fitscope.engine.layout import Kept, Layout
 from fitscope.engine.optimizers import with_scale
 from fitscope.engine.plan import EVERY_ROW, Wanted
 from fitscope.engine.tensorflow_kernel import Kind, is_large
-from fitscope.engine.tensorflow_rows import SumsRow
+from fitscope.engine.tensorflow_rows import Plans, SumsRow
 from fitscope.engine.trace import Slot
 from fitscope.engine.user_statistics import user_state
 from fitscope.errors import StatisticError
@@ -139,7 +139,7 @@ class Ring:
         traced = self.traced[key]
         kept = self._kept(traced)
         found = dict(zip(tensorflow_kernel.ROW, row, strict=True))
-        return SumsRow(traced.layout, traced.kinds, found, kept)
+        return SumsRow(traced.layout, traced.kinds, found, kept, traced.plans)
 
     def _kept(self, traced: _Traced) -> Kept | None:
         if traced.kept is None:
@@ -196,6 +196,7 @@ class _Traced:
     layout: Layout
     kinds: list[Kind]
     kept: _Keeping | None
+    plans: Plans = dataclasses.field(default_factory=Plans)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -35,25 +35,9 @@ def read_whole(
     tensors = len(values)
     out = np.zeros((tensors, len(COLUMNS)))
     finite = np.isfinite(values)
-    n = finite.sum(1)
-    exact = np.where(finite, values, 0).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # of no element there is no mean
-        mean = exact.sum(1) / n
-        away = np.where(finite, exact - mean[:, None], 0.0)
-        found: dict[str, Any] = {
-            "count": shape.size,
-            "nan": np.isnan(values).sum(1),
-            "posinf": (values == np.inf).sum(1),
-            "neginf": (values == -np.inf).sum(1),
-            "zeros": (values == 0).sum(1),
-            "mean": mean,
-            "std": np.sqrt(np.square(away).sum(1) / n),
-            "mean_abs": np.abs(exact).sum(1) / n,
-            "min": _of_some(np.where(finite, values, np.inf).min(1, initial=np.inf), n),
-            "max": _of_some(np.where(finite, values, -np.inf).max(1, initial=-np.inf), n),
-            "units": shape.n_units,
-            "hist_count": shape.sampled,
-        }
+    found = _of_finite(values) if finite.all() and shape.size else _of_any(values, finite)
+    found |= {"count": shape.size, "units": shape.n_units, "hist_count": shape.sampled}
+    found["zeros"] = shape.size - np.count_nonzero(values, 1)
     of = _units(values, shape) if shape.size else NONE
     found |= zip(("dead_units", "saturated", "saturated_units"), of[2:], strict=True)
     for name, value in found.items():
@@ -62,9 +46,42 @@ def read_whole(
     bins = (sample.view(np.uint32) >> 21) + np.arange(tensors, dtype=np.uint32)[:, None] * BINS
     counts = np.bincount(bins.reshape(-1), minlength=tensors * BINS).reshape(tensors, BINS)
     places = np.full(tensors, -1, np.int64)
-    for i in np.flatnonzero(n < shape.size):
+    for i in np.flatnonzero(~finite.all(1)):
         places[i] = finite[i].argmin()
     return out, counts, places
+
+
+def _of_finite(values: NDArray[np.float32]) -> dict[str, Any]:
+    """Some of the moments of tensors all elements of which are finite, as nearly always."""
+    exact = values.astype(np.float64)
+    mean = exact.mean(1)
+    away = exact - mean[:, None]
+    return {
+        "mean": mean,
+        "std": np.sqrt(np.square(away, out=away).mean(1)),
+        "mean_abs": np.abs(exact, out=exact).mean(1),
+        "min": values.min(1),
+        "max": values.max(1),
+    }
+
+
+def _of_any(values: NDArray[np.float32], finite: NDArray[np.bool_]) -> dict[str, Any]:
+    """As `_of_finite`, and how many elements are not finite."""
+    n = finite.sum(1)
+    exact = np.where(finite, values, 0).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):  # of no element there is no mean
+        mean = exact.sum(1) / n
+        away = np.where(finite, exact - mean[:, None], 0.0)
+        return {
+            "nan": np.isnan(values).sum(1),
+            "posinf": (values == np.inf).sum(1),
+            "neginf": (values == -np.inf).sum(1),
+            "mean": mean,
+            "std": np.sqrt(np.square(away).sum(1) / n),
+            "mean_abs": np.abs(exact).sum(1) / n,
+            "min": _of_some(np.where(finite, values, np.inf).min(1, initial=np.inf), n),
+            "max": _of_some(np.where(finite, values, -np.inf).max(1, initial=-np.inf), n),
+        }
 
 
 def _of_some(extreme: NDArray[np.float32], n: NDArray[np.int64]) -> NDArray[np.float32]:
