@@ -265,7 +265,9 @@ def _around_call(
         torch_taps.tell(f"output {place}", outputs if gives else None)
         if not watched:
             return outputs
-        return watch((), outputs) if isinstance(outputs, torch.Tensor) else map_leaves(watch, outputs)
+        return (
+            watch((), outputs) if isinstance(outputs, torch.Tensor) else map_leaves(watch, outputs)
+        )
 
     return call
 

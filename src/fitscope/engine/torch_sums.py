@@ -71,16 +71,12 @@ def sums(flat: Any) -> Sums | None:
         total = x.sum().item()
         found.total += total
         found.squares += _squares(x)
-        most = None
-        if not signs:
-            low, high = _as_integers(x)
-            signs = low < 0
-            most = _as_float(high) if high >= 0 else None
-        if signs:
+        magnitudes, most = x, None
+        low, high = (-1, -1) if signs else _as_integers(x)
+        if low < 0:
+            signs, most = True, _as_float(high) if high >= 0 else None
             magnitudes = torch.abs(x, out=_scratch(x))
             low, high = _as_integers(magnitudes)
-        else:
-            magnitudes = x
         if high >= _LARGE_AS_INTEGER:  # or not a number
             return None
         if signs:
@@ -133,11 +129,11 @@ def _scratch(x: Any) -> Any:
 def _as_integers(x: Any) -> tuple[int, int]:
     """Least and greatest bits; negative where there is a sign, if only that of a zero."""
     low, high = torch.aminmax(x.view(torch.int32))
-    return low.item(), high.item()
+    return int(low), int(high)
 
 
 def _greatest(x: Any) -> float:
-    bits = torch.amax(x.view(torch.int32)).item()
+    bits = int(torch.amax(x.view(torch.int32)))
     return _as_float(bits) if bits >= 0 else torch.amax(x).item()
 
 
