@@ -15,7 +15,12 @@ from zoo import BATCH
 
 import fitscope as fs
 
-pytestmark = pytest.mark.backends("torch")  # no other backend compiles with torch.compile
+pytestmark = [
+    pytest.mark.backends("torch"),  # no other backend compiles with torch.compile
+    # Of torch itself, while it compiles; ours are RuntimeWarnings.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
 
 PORTS = (
     "output", "gradient", "weight", "weight_gradient", "update", "input", "preactivation",
@@ -96,7 +101,7 @@ def bits(model: Any) -> dict[str, bytes]:
 def observed() -> Any:
     scope, held = fs.Scope(fs.watch("**", of=PORTS), every=2), Weights()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch, while it compiles
+        warnings.simplefilter("ignore")
         warnings.filterwarnings("error", "fitscope")  # nothing is to be warned of
         model, x, y, history = trained(reused, held, scope)
     assert scope._session is not None
@@ -104,7 +109,6 @@ def observed() -> Any:
     return model, x, y, history, scope, held
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_training_is_the_same_to_the_bit(observed: Any) -> None:
     model, _, _, history, scope, _ = observed
     assert scope.cost["observed_steps"] == 2
@@ -118,7 +122,6 @@ def test_a_compiled_training_is_the_same_to_the_bit(observed: Any) -> None:
 @pytest.mark.skipif(
     not os.environ.get("FITSCOPE_TEST_ALL"), reason="compiles for two minutes; make test-all"
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_step_in_many_pieces_is_the_same_to_the_bit(every: int) -> None:
     scope = fs.Scope(fs.watch("**", of=PORTS), every=every)
@@ -146,7 +149,8 @@ def replayed(weights: dict[str, np.ndarray], x: Any, y: Any) -> dict[str, np.nda
         found[f"{name}{call}:input"] = value
         return value @ w[f"{name}/kernel"] + w[f"{name}/bias"]
 
-    a = keep("first:preactivation", dense("first", torch.tensor(x.astype("float64"))))
+    found["functional:input"] = torch.tensor(x.astype("float64"))
+    a = keep("first:preactivation", dense("first", found["functional:input"]))
     a = keep("first", torch.relu(a))
     b = keep("shared#0:preactivation", dense("shared", a, "#0"))
     b = keep("shared#0", torch.tanh(b))
@@ -195,7 +199,6 @@ def test_every_value_is_that_of_the_compiled_step(observed: Any) -> None:
                 assert seen[step, site, name] == pytest.approx(value, abs=near), (step, site, name)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_joining_a_model_that_has_trained_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

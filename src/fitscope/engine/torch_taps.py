@@ -2,8 +2,8 @@
 
 Operations that the compiler cannot look into are put where tensors are to be seen, and stay in its
 graph, in their order and at no cost in graph breaks. A break would be an interference: where Dynamo
-cannot break within a `with`, as in `Layer.__call__`, it gives up that code of Keras for good and runs
-it eagerly, in steps without a scope, too.
+cannot break within a `with`, as in `Layer.__call__`, it gives up that code of Keras for good and
+runs it eagerly.
 
 What they tell is text, made while a step is traced, and the tensors, while it runs.
 """

@@ -261,15 +261,14 @@ class Session:
             if self.plan() is None:
                 return plain
             self._function(phase, plain)
-            passing = None
-            if self._engine is not None:
-                passing = self._engine.passing(_STEPS[phase], plain)
-            return plain if passing is None else passing
+            engine = self._engine
+            passing = None if engine is None else engine.passing(_STEPS[phase], plain)
         except (EditError, SelectionError, StatisticError):
             raise
         except Exception as error:
             self._break(error)
             return plain
+        return plain if passing is None else passing
 
     def _observe(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
         """Run one execution through the observed function in place of `plain`."""
