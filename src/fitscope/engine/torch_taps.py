@@ -51,7 +51,9 @@ def told(taker: Taker) -> Generator[None]:
 
 def can_compile() -> bool:
     """Whether this torch has operations whose effects the compiler keeps."""
-    return hasattr(torch._library.custom_ops.CustomOpDef, "register_effect")
+    from torch._library.custom_ops import CustomOpDef
+
+    return hasattr(CustomOpDef, "register_effect")
 
 
 def _met(tensors: Sequence[Any], event: str) -> None:
@@ -120,7 +122,7 @@ def watch(x: Any, event: str) -> Any:
     """Tell of the gradient of a tensor; gives back the tensor to go on with."""
     if torch.compiler.is_compiling():
         return _Awaited.apply(x, torch.ops.fitscope.awaited(x.detach(), event))
-    _hook(x, event)
+    _hook(x, event)  # type: ignore[reportCallIssue]  # of an untyped decorator
     return x
 
 
