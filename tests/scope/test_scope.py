@@ -304,21 +304,6 @@ def test_a_statistic_that_fails_for_one_tensor_leaves_the_others(
     assert weights[0] == weights[1]
 
 
-@pytest.mark.backends("torch")  # Keras' other backends do not compile with torch.compile
-def test_a_model_that_torch_compiles_is_observed_with_a_word_of_caution(
-    model: Any, data: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    monkeypatch.setattr(torch, "compile", lambda function, *args, **kwargs: function)
-    model.compile("sgd", "mse", jit_compile=True)
-    scope = fs.Scope(every=1)
-    with pytest.warns(RuntimeWarning, match="to train bit for bit as without") as told:
-        fit(model, data, scope)
-    assert sum("torch.compile" in str(warning.message) for warning in told) == 1
-    assert scope.latest()
-
-
 def test_an_error_of_the_user_s_own_step_is_theirs(data: Any) -> None:
     class Faulty(layers.Layer):
         def call(self, x: Any, training: bool = False) -> Any:

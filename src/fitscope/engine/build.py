@@ -31,6 +31,13 @@ class Engine(Protocol):
         """
         ...
 
+    def passing(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any] | None:
+        """What is run in place of `plain` in steps that are not observed; None for `plain` itself.
+
+        Where one compiled function is to serve all steps, for one of its own would round otherwise.
+        """
+        ...
+
     def wait(self, outputs: Any = None) -> None:
         """Let the device finish what it was given.
 
@@ -117,13 +124,32 @@ def build(model: Any, plan: Plan, edits: Edits | None = None) -> Engine:
     return TorchEngine(model, plan, edits)
 
 
-def caution(model: Any) -> str | None:
-    """What to know of a model whose observed steps nobody has proven to be as the plain ones."""
-    compiles = bool(model.jit_compile) and not model.run_eagerly
-    if keras_internals.backend_name() != "torch" or not compiles:
+def shares_the_step(model: Any) -> bool:
+    """Whether unobserved steps of `model` run through `Engine.passing`, too."""
+    return keras_internals.backend_name() == "torch" and bool(model.jit_compile)
+
+
+def caution(model: Any, *, edits: bool) -> str | None:
+    """What to know of a model whose training a scope may change in the last digits.
+
+    Args:
+        model: a built Keras model, before its first step under the scope.
+        edits: whether its outputs are edited.
+    """
+    if not shares_the_step(model):
+        return None
+    if edits:
+        return (
+            "fitscope edits a model that torch.compile compiles. Edited steps are compiled anew "
+            "where they are observed and where not, and the two may round differently in the last "
+            "digits. Compile with jit_compile=False for trainings that are equal to the bit."
+        )
+    iterations = getattr(getattr(model, "optimizer", None), "iterations", None)
+    if iterations is None or not int(iterations.value):
         return None
     return (
-        "fitscope observes a model that torch.compile compiles. Observed steps may then round "
-        "differently from plain ones, so the training may differ in its last digits. Compile with "
-        "jit_compile=False to train bit for bit as without a scope."
+        "fitscope joins a model that has trained before, and that torch.compile compiles. Its "
+        "step is compiled anew with the scope, and may round differently in the last digits from "
+        "what was compiled before. Watch it from its first step on, or compile with "
+        "jit_compile=False, to train bit for bit as without a scope."
     )

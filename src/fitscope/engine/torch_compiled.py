@@ -1,9 +1,11 @@
 """Observed steps on torch that `torch.compile` compiles: wrappers it can see through.
 
-The plain and the observed step must be made of the same compiled pieces. So the wrappers do nothing
-but call operations (`torch_taps.py`), hold still from step to step (Dynamo looks at who they are),
-and are compiled apart (Dynamo keeps eight variants of a code object at most, shared with the plain
-step otherwise). All that is usually done where a tensor is met is done when its operation runs.
+Dynamo breaks Keras' step into many pieces, and which of them it compiles depends on what it tried
+before: it keeps eight variants of a code object at most, and gives some up. Two functions, one for
+observed steps and one for the others, spoil each other's pieces, and some then run eagerly and
+round differently. So there is one, Keras' own, and it has the wrappers in every step. They do
+nothing but call operations (`torch_taps.py`), and hold still from step to step. All that is usually
+done where a tensor is met is done when its operation runs, in steps that are observed.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Told(Trace):
     def met(self, event: str, tensors: Sequence[Any]) -> None:
         """See `torch_taps.Taker`."""
         kind, place, text = event.split(" ", 2)
+        self._last = None  # compiled code writes into its tensors again, and no version tells
         try:
             tree = torch_taps.read(text, tensors)
             getattr(self, f"_{kind}")(place, tree)

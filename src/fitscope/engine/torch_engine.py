@@ -26,6 +26,7 @@ from fitscope.select.site import Site
 from fitscope.select.unseen import Unseen
 
 if TYPE_CHECKING:
+    from fitscope.engine.torch_compiled import CompiledTaps
     from fitscope.engine.torch_edits import TorchEdits
 
 Emit = Callable[[Row], None]
@@ -157,6 +158,7 @@ class TorchEngine:
         self.plan = plan
         self.edits: TorchEdits | None = edits
         self._layouts: dict[tuple[Any, ...], tuple[Layout, list[int], tuple[Site, ...]]] = {}
+        self._taps: dict[str, CompiledTaps] = {}
 
     @property
     def _model(self) -> Any:
@@ -166,7 +168,7 @@ class TorchEngine:
         self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
     ) -> Callable[..., Any]:
         """See `build.Engine.observed`."""
-        del plain  # nothing is traced: what fails within the step is the user's own
+        # Nothing is traced for us: what fails within the step is the user's own.
         model = self._model
         name = f"{phase}_step"
 
@@ -180,7 +182,7 @@ class TorchEngine:
         trains = phase == "train"
         run = one_step if trains else one_step_without_gradients
         if model.jit_compile and self.edits is None:
-            return self._compiled(run, emit, failed, trains=trains)
+            return self._compiled(phase, plain, emit, failed)
         if model.jit_compile:
             run = torch.compile(run)
 
@@ -203,22 +205,39 @@ class TorchEngine:
 
         return observed_step
 
+    def passing(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any] | None:
+        """See `build.Engine.passing`."""
+        if not self._model.jit_compile or self.edits is not None:
+            return None
+        taps = self._compiled_taps(phase)
+
+        def passed_step(data: Any) -> Any:
+            with taps.installed():
+                return plain(data)
+
+        return passed_step
+
+    def _compiled_taps(self, phase: str) -> CompiledTaps:
+        from fitscope.engine.torch_compiled import CompiledTaps
+
+        if phase not in self._taps:
+            self._taps[phase] = CompiledTaps(self.plan, trains=phase == "train")
+        return self._taps[phase]
+
     def _compiled(
-        self, run: Callable[..., Any], emit: Emit, failed: Failed, *, trains: bool
+        self, phase: str, plain: Callable[..., Any], emit: Emit, failed: Failed
     ) -> Callable[..., Any]:
-        """As `observed`, where `torch.compile` compiles the step."""
+        """As `observed`, where `torch.compile` compiles the step: through Keras' own function."""
         from fitscope.engine import torch_compiled, torch_taps
 
-        taps = torch_compiled.CompiledTaps(self.plan, trains=trains)
-        # Apart from the plain step, whose compiled pieces these would take the place of.
-        run = torch.compile(torch_taps.with_own_code(run, "observed"), isolate_recompiles=True)
+        taps = self._compiled_taps(phase)
 
         def observed_step(data: Any) -> Any:
             device = TorchDevice()
-            seen = _Weights(device, weights(self.plan) if trains else ())
+            seen = _Weights(device, weights(self.plan) if phase == "train" else ())
             told = torch_compiled.Told(self.plan, device, seen.given, taps.variables)
             with taps.installed(), torch_taps.told(told):
-                outputs = run(data)
+                outputs = plain(data)
             try:
                 told.add_weights(seen.slots())
                 emit(self._rows(told, data[0]))

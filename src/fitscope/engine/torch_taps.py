@@ -2,8 +2,8 @@
 
 Operations that the compiler cannot look into are put where tensors are to be seen, and stay in its
 graph, in their order and at no cost in graph breaks. A break would be an interference: where Dynamo
-cannot break within a `with`, as in `Layer.__call__`, it gives up that code of Keras for good and runs
-it eagerly, in steps without a scope, too.
+cannot break within a `with`, as in `Layer.__call__`, it gives up that code of Keras for good and
+runs it eagerly.
 
 What they tell is text, made while a step is traced, and the tensors, while it runs.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import inspect
 import types
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
@@ -51,24 +50,23 @@ def told(taker: Taker) -> Generator[None]:
 
 
 def can_compile() -> bool:
-    """Whether this torch has operations with effects, and compiled code that is kept apart."""
-    definition = getattr(torch.library, "CustomOpDef", None)
-    definition = definition or torch._library.custom_ops.CustomOpDef
-    apart = "isolate_recompiles" in inspect.signature(torch.compile).parameters
-    return apart and hasattr(definition, "register_effect")
+    """Whether this torch has operations whose effects the compiler keeps."""
+    from torch._library.custom_ops import CustomOpDef
+
+    return hasattr(CustomOpDef, "register_effect")
 
 
-def met(tensors: Sequence[Any], event: str) -> None:
+def _met(tensors: Sequence[Any], event: str) -> None:
     for taker in _taker[-1:]:
         taker.met(event, tensors)
 
 
-def awaited(tensor: Any, event: str) -> Any:
+def _awaited(tensor: Any, event: str) -> Any:
     numbers = [taker.awaited(event, tensor) for taker in _taker[-1:]]
     return torch.tensor(numbers[0] if numbers else -1)
 
 
-def came(gradient: Any, number: Any) -> None:
+def _came(gradient: Any, number: Any) -> None:
     for taker in _taker[-1:]:
         taker.came(int(number), gradient)
 
@@ -78,9 +76,9 @@ def define() -> None:
     """Define the operations, once in a process."""
     from torch._library.effects import EffectType
 
-    nothing = "fitscope::met", met, "(Tensor[] tensors, str event) -> ()", _no_value
-    number = "fitscope::awaited", awaited, "(Tensor tensor, str event) -> Tensor", _a_number
-    gradient = "fitscope::came", came, "(Tensor gradient, Tensor number) -> ()", _no_value
+    nothing = "fitscope::met", _met, "(Tensor[] tensors, str event) -> ()", _no_value
+    number = "fitscope::awaited", _awaited, "(Tensor tensor, str event) -> Tensor", _a_number
+    gradient = "fitscope::came", _came, "(Tensor gradient, Tensor number) -> ()", _no_value
     for name, function, schema, fake in (nothing, number, gradient):
         operation = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
         operation.register_fake(fake)
@@ -124,15 +122,15 @@ def watch(x: Any, event: str) -> Any:
     """Tell of the gradient of a tensor; gives back the tensor to go on with."""
     if torch.compiler.is_compiling():
         return _Awaited.apply(x, torch.ops.fitscope.awaited(x.detach(), event))
-    _hook(x, event)
+    _hook(x, event)  # type: ignore[reportCallIssue]  # of an untyped decorator
     return x
 
 
 @torch.compiler.disable
 def _hook(x: Any, event: str) -> None:
-    number = awaited(x.detach(), event)
+    number = _awaited(x.detach(), event)
     # Hooks run while the code around the backward pass is looked at by the compiler.
-    x.register_hook(torch.compiler.disable(lambda gradient: came(gradient.detach(), number)))
+    x.register_hook(torch.compiler.disable(lambda gradient: _came(gradient.detach(), number)))
 
 
 def _written(tree: Any, tensors: list[Any]) -> str:

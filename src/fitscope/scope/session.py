@@ -15,7 +15,7 @@ from typing import Any
 from fitscope.capsules.keeper import Keeper
 from fitscope.edits.when import Moment
 from fitscope.engine import keras_internals
-from fitscope.engine.build import Engine, build, caution
+from fitscope.engine.build import Engine, build, caution, shares_the_step
 from fitscope.engine.entry import named
 from fitscope.engine.layout import Row
 from fitscope.engine.plan import Plan, Want
@@ -153,7 +153,7 @@ class Session:
 
     def before(self, phase: str, batch: int) -> None:
         """Called before an execution: puts the observed function in place when it is due."""
-        if self._decide(phase, batch) or self._editing:
+        if self._decide(phase, batch) or self._editing or self._passes():
             self._arm(phase)
 
     def dispatcher(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -258,7 +258,29 @@ class Session:
         """Run the execution that was decided on, edited or not, observed or not."""
         if self._editing and self.editor is not None:
             plain = self.editor.function(phase, _STEPS[phase], plain)
-        return self._observe(phase, plain, args) if self._observing else plain(*args)
+        if self._observing:
+            return self._observe(phase, plain, args)
+        return self._pass(phase, plain)(*args) if self._passes() else plain(*args)
+
+    def _passes(self) -> bool:
+        """Whether an execution that is neither observed nor edited has wrappers in it, too."""
+        usable = self.broken is None and os.getpid() == self.pid
+        return usable and not self._editing and shares_the_step(self.model)
+
+    def _pass(self, phase: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """What is run in place of `plain` in an execution that is not observed."""
+        try:
+            if self.plan() is None:
+                return plain
+            self._function(phase, plain)
+            engine = self._engine
+            passing = None if engine is None else engine.passing(_STEPS[phase], plain)
+        except (EditError, SelectionError, StatisticError):
+            raise
+        except Exception as error:
+            self._break(error)
+            return plain
+        return plain if passing is None else passing
 
     def _observe(self, phase: str, plain: Callable[..., Any], args: Any) -> Any:
         """Run one execution through the observed function in place of `plain`."""
@@ -409,10 +431,11 @@ class Session:
                 self._plan = make_plan(self.model, self._instructions, first_data=wanted)
                 self._engine = build(self.model, self._plan)
                 self._functions.clear()
-                if not self._cautioned and (words := caution(self.model)) is not None:
-                    self._cautioned = True
-                    tell(words)
             engine = self._engine
+        if not self._cautioned:
+            self._cautioned = True
+            if (words := caution(self.model, edits=self.editor is not None)) is not None:
+                tell(words)
         function = engine.observed(_STEPS[phase], plain, self._emit, self._break)
         self._functions[key] = (plain, function)
         return function
