@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import warnings
+from collections.abc import Generator
 from typing import Any
 
 import keras
@@ -26,6 +29,17 @@ PORTS = (
     "output", "gradient", "weight", "weight_gradient", "update", "input", "preactivation",
 )  # fmt: skip
 RATE = 0.1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiles_everywhere() -> Generator[None]:
+    """Where there is no C++ compiler, Dynamo's graphs are run operation by operation."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+            patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+        yield
 
 
 class Named(layers.Layer):
