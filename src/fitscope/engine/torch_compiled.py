@@ -23,7 +23,7 @@ from fitscope.engine.entry import Entry
 from fitscope.engine.leaves import leaves, map_leaves
 from fitscope.engine.optimizers import optimizers_of
 from fitscope.engine.plan import Plan
-from fitscope.engine.trace import Root, Slot, Trace
+from fitscope.engine.trace import Root, Slot, Trace, called_on
 from fitscope.errors import StatisticError, UnsupportedError
 
 Given = Callable[[Any, Any, Any], None]
@@ -263,7 +263,7 @@ def _around_call(
         if keras_internals.in_symbolic_scope() or (args and isinstance(args[0], keras.KerasTensor)):
             return function(*args, **kwargs)
         if takes:
-            torch_taps.tell(f"input {place}", _inputs(args, kwargs))
+            torch_taps.tell(f"input {place}", called_on(args, kwargs))
         outputs = function(*args, **kwargs)
         torch_taps.tell(f"output {place}", outputs if gives else None)
         if not watched:
@@ -333,15 +333,6 @@ def _around_apply(
             busy[0] = False
 
     return apply
-
-
-def _inputs(args: Any, kwargs: Any) -> Any:
-    """What a layer was called on: one tensor stands bare, several are told apart by place."""
-    positional = args[0] if len(args) == 1 else list(args)
-    tensors = {k: v for k, v in kwargs.items() if k not in ("mask", "training") and v is not None}
-    if not tensors:
-        return positional
-    return {**({"inputs": positional} if args else {}), **tensors}
 
 
 def _flat(tree: Any) -> list[Any]:

@@ -170,6 +170,8 @@ class TorchEngine:
         """See `build.Engine.observed`."""
         # Nothing is traced for us: what fails within the step is the user's own.
         model = self._model
+        if model.jit_compile and self.edits is None:
+            return self._compiled(phase, plain, emit, failed)
         name = f"{phase}_step"
 
         def one_step(data: Any) -> Any:
@@ -181,8 +183,6 @@ class TorchEngine:
 
         trains = phase == "train"
         run = one_step if trains else one_step_without_gradients
-        if model.jit_compile and self.edits is None:
-            return self._compiled(phase, plain, emit, failed)
         if model.jit_compile:
             run = torch.compile(run)
 
@@ -194,13 +194,7 @@ class TorchEngine:
             optimizers = Optimizers(model, seen.given, device.hold_scale)
             with trace.installed(), optimizers.installed():
                 outputs = run(data)
-            try:
-                trace.add_weights(seen.slots())
-                emit(self._rows(trace, data[0]))
-            except StatisticError:
-                raise
-            except Exception as error:
-                failed(error)  # the step itself is done, and is not to be run again
+            self._hand_on(trace, seen, data, emit, failed)
             return outputs
 
         return observed_step
@@ -238,16 +232,20 @@ class TorchEngine:
             told = torch_compiled.Told(self.plan, device, seen.given, taps.variables)
             with taps.installed(), torch_taps.told(told):
                 outputs = plain(data)
-            try:
-                told.add_weights(seen.slots())
-                emit(self._rows(told, data[0]))
-            except StatisticError:
-                raise
-            except Exception as error:
-                failed(error)  # the step itself is done, and is not to be run again
+            self._hand_on(told, seen, data, emit, failed)
             return outputs
 
         return observed_step
+
+    def _hand_on(self, trace: Trace, seen: _Weights, data: Any, emit: Emit, failed: Failed) -> None:
+        """Emit what was seen of a step that is done."""
+        try:
+            trace.add_weights(seen.slots())
+            emit(self._rows(trace, data[0]))
+        except StatisticError:
+            raise
+        except Exception as error:
+            failed(error)  # the step is not to be run again
 
     def wait(self, outputs: Any = None) -> None:
         """See `build.Engine.wait`."""

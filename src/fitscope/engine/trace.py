@@ -343,7 +343,7 @@ class Trace:
         if entry.is_plain_container:
             ports = ports & {"input"}
         if "input" in ports:
-            self._observe(root, entry, call, "input", _inputs(args, kwargs))
+            self._observe(root, entry, call, "input", called_on(args, kwargs))
         if "preactivation" in ports:
             with self._spy_on_activation(root, entry, call):
                 outputs = function(*args, **kwargs)
@@ -562,7 +562,7 @@ def _no_prediction() -> Unseen:
     )
 
 
-def _inputs(args: Any, kwargs: Any) -> Any:
+def called_on(args: Any, kwargs: Any) -> Any:
     """What a layer was called on: one tensor stands bare, several are told apart by place."""
     positional = args[0] if len(args) == 1 else list(args)
     tensors = {k: v for k, v in kwargs.items() if k not in ("mask", "training") and v is not None}
